@@ -1,0 +1,18 @@
+"""Fixtures that the tests of both packages share."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _fresh_keras():
+    """Every test starts from Keras' defaults and the same seed."""
+    keras.utils.set_random_seed(0)
+    yield
+    keras.backend.clear_session()
+    keras.config.set_dtype_policy("float32")
+    keras.config.set_image_data_format("channels_last")
