@@ -1,6 +1,7 @@
 from . import callbacks as callbacks
 from .convnet import ConvNet as ConvNet
 from .convnet import LeNet5 as LeNet5
+from .datasets import DatasetInfo as DatasetInfo
 from .datasets import DatasetUnavailableError as DatasetUnavailableError
 from .datasets import dataset_info as dataset_info
 from .datasets import list_datasets as list_datasets

@@ -194,7 +194,16 @@ class Blueprint:
                 stacklevel=4,
             )
             saved = {**saved, HEAD: head.get_weights()}
-        load_layers(model, saved, source=self.path)
+        try:
+            load_layers(model, saved, source=self.path)
+        except ValueError as error:
+            if self.card and self.input_shape != self.card.input_shape:
+                raise ValueError(
+                    f"The weights {self.card.id!r} do not fit this input: expected "
+                    f"input_shape={self.card.input_shape}, to which images can be "
+                    f"resized. Received: input_shape={self.input_shape}."
+                ) from error
+            raise
         if self.card and self.include_top and not self.fresh_head:
             model.categories = self.card.categories
 

@@ -1,17 +1,15 @@
 """A recipe run to its end: training, and evaluation."""
 
-import collections
-import concurrent.futures
 import dataclasses
 import functools
 import importlib.metadata
-import itertools
+import importlib.util
 import json
 import os
 import pathlib
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -113,6 +111,7 @@ def train(
         ValueError: an argument or the recipe is wrong, or the checkpoint belongs to
             another recipe.
         FileExistsError: `output_dir` holds a checkpoint and `resume` is false.
+        ImportError: `tensorboard` is true and the package is not installed.
 
     Example:
 
@@ -159,16 +158,21 @@ def train(
         recorder = GradientNorms()
         hooks.append(recorder)
     if folder and tensorboard:
+        if importlib.util.find_spec("tensorboard") is None:
+            raise ImportError(
+                "TensorBoard logs need the package tensorboard: "
+                "`pip install gradzoo[tensorboard]`."
+            )
         hooks.append(keras.callbacks.TensorBoard(folder / "tensorboard"))
+    logger = None
     if checkpoint:
-        hooks.append(keras.callbacks.CSVLogger(folder / "log.csv", append=resume))
-        hooks.append(checkpoint)
+        logger = keras.callbacks.CSVLogger(folder / "log.csv", append=resume)
+        hooks += [logger, checkpoint]
 
     started = time.perf_counter()
-    batches = training_batches(images, labels, recipe, first_epoch * steps)
     try:
         history = model.fit(
-            batches,
+            TrainingBatches(images, labels, recipe, first_epoch * steps),
             epochs=recipe.epochs,
             initial_epoch=first_epoch,
             steps_per_epoch=steps,
@@ -179,7 +183,8 @@ def train(
             verbose=verbose,
         )
     finally:
-        batches.close()
+        if logger:
+            logger.on_train_end()  # Keras leaves its file open after an exception
     seconds = time.perf_counter() - started
 
     if folder:
@@ -263,39 +268,40 @@ def compile_model(model: keras.Model, recipe: Recipe, steps_per_epoch: int) -> N
     )
 
 
-def training_batches(
-    images: np.ndarray, labels: np.ndarray, recipe: Recipe, start: int = 0
-) -> Iterator[Arrays]:
-    """The endless stream of a recipe's training batches, from step `start` on.
+class TrainingBatches(keras.utils.PyDataset):
+    """The endless sequence of a recipe's training batches, from step `start` on.
 
-    Batch `step` depends on the recipe and `step` alone. The images of an epoch that do
-    not fill a batch are left out; the next epoch's order is another.
+    The batch of a step depends on the recipe and the step alone. The images of an epoch
+    that do not fill a batch are left out; the next epoch's order is another.
     """
-    size = min(recipe.batch_size, len(images))
-    steps = len(images) // size
 
-    @functools.lru_cache(maxsize=2)
-    def order(epoch: int) -> np.ndarray:
-        return np.random.default_rng((recipe.seed, epoch)).permutation(len(images))
+    num_batches = None
 
-    def batch(step: int) -> Arrays:
-        epoch, i = divmod(step, steps)
-        chosen = order(epoch)[i * size : (i + 1) * size]
-        x, y = images[chosen], labels[chosen]
-        if recipe.augmentation:
-            rng = np.random.default_rng((recipe.seed, epoch, i))
-            x = distort(x, rng, **recipe.augmentation)
-        return x, y
+    def __init__(
+        self, images: np.ndarray, labels: np.ndarray, recipe: Recipe, start: int = 0
+    ) -> None:
+        super().__init__()
+        self.images, self.labels = images, labels
+        self.recipe = recipe
+        self.start = start
+        self.batch_size = min(recipe.batch_size, len(images))
+        self.steps_per_epoch = len(images) // self.batch_size
 
-    # NumPy works outside Python's lock for most of a batch: a few threads keep ahead.
-    workers = min(8, os.cpu_count() or 1)
-    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        ahead = collections.deque(
-            pool.submit(batch, start + i) for i in range(2 * workers)
-        )
-        for step in itertools.count(start + 2 * workers):
-            yield ahead.popleft().result()
-            ahead.append(pool.submit(batch, step))
+    def __getitem__(self, index: int) -> Arrays:
+        seed = self.recipe.seed
+        epoch, step = divmod(self.start + index, self.steps_per_epoch)
+        order = _permutation(len(self.images), seed, epoch)
+        chosen = order[step * self.batch_size : (step + 1) * self.batch_size]
+        images = self.images[chosen]
+        if self.recipe.augmentation:
+            rng = np.random.default_rng((seed, epoch, step))
+            images = distort(images, rng, **self.recipe.augmentation)
+        return images, self.labels[chosen]
+
+
+@functools.lru_cache(maxsize=2)
+def _permutation(n: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(n)
 
 
 class _Checkpoint(keras.callbacks.Callback):

@@ -41,9 +41,9 @@ class Weights:
         parameters: number of parameters.
         flops: floating point operations of one forward pass on one image, a
             multiply-add counted as two.
-        metrics: `split`, `seed` (the published one), its `accuracy` and `loss`,
-            and `mean_accuracy` and `sd_accuracy` over `seeds`.
-        data: `source` (URL), `license` and `citation` of the training data.
+        metrics: `split` and number of `images` evaluated on; `accuracy` and `loss` of
+            the published `seed`; `mean_accuracy` and `sd_accuracy` over `seeds`.
+        data: `source` (URL), `version`, `license` and `citation` of the training data.
         license: licence of the weights.
         recipe: the full configuration of the training run.
         command: the command that made the weight and this card.

@@ -1,0 +1,48 @@
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+REPOSITORY = pathlib.Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def official_files() -> pathlib.Path:
+    """The folder with the official files, as mnist/*.gz and fashion_mnist/*.gz."""
+    folder = pathlib.Path(
+        os.environ.get("GRADZOO_DATA", REPOSITORY.parent / "shared" / "data")
+    )
+    if not folder.is_dir():
+        pytest.skip(
+            "tests with the full official data did not run: GRADZOO_DATA names no "
+            f"folder that exists ({folder})"
+        )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def prepared_data_dir(
+    official_files: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
+) -> pathlib.Path:
+    """A data_dir in which MNIST and Fashion-MNIST are prepared, at the same time."""
+    data_dir = tmp_path_factory.mktemp("tensorflow_datasets")
+    program = (
+        "import sys; from zoo.datasets import prepare_dataset;"
+        "prepare_dataset(sys.argv[1], source_dir=sys.argv[2], data_dir=sys.argv[3])"
+    )
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, name, official_files / name, data_dir],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for name in ("mnist", "fashion_mnist")
+    ]
+    for process in processes:
+        output, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+        assert output == ""
+    return data_dir

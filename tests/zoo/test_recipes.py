@@ -1,0 +1,47 @@
+import pytest
+
+import zoo
+from zoo.recipes import Recipe, default_recipe
+from zoo.weights import PUBLISHED
+
+
+@pytest.mark.parametrize("path", sorted(PUBLISHED.glob("*.toml")), ids=lambda p: p.stem)
+def test_published_recipes_are_named_for_what_they_make(path):
+    recipe = zoo.load_recipe(path)
+    assert path.stem == recipe.id
+    assert recipe.seed == 0
+    assert recipe.model in zoo.list_models()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model = 'lenet5'", "needs the field 'dataset'"),
+        ("model = 'lenet5'\ndataset = 'mnist'\nepoch = 3", "Did you mean 'epochs'"),
+        ("model = 'lenet5'\ndataset = 'mnist'\nepochs = 0", "Received: epochs=0"),
+        ("model = 'lenet5'\ndataset = 'mnist'\nschedule = 'step'", "'cosine' or"),
+        ("model = ", "Invalid value"),
+    ],
+)
+def test_a_bad_recipe_names_the_file_and_the_mistake(text, message, tmp_path):
+    path = tmp_path / "bad.toml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=f"bad.toml cannot be read: .*{message}"):
+        zoo.load_recipe(path)
+
+
+def test_missing_recipe(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"No recipe file at .*none\.toml"):
+        zoo.load_recipe(tmp_path / "none.toml")
+
+
+def test_default_recipe():
+    assert default_recipe("lenet5", "fashion_mnist").id == "lenet5.fashion_mnist.v1"
+    assert default_recipe("lenet5", "kmnist").dataset == "kmnist"
+    with pytest.raises(ValueError, match="no recipe for 'my_model': pass one"):
+        default_recipe("my_model", "mnist")
+
+
+def test_fields_of_a_recipe_do_not_share_state():
+    first, second = Recipe("lenet5", "mnist"), Recipe("lenet5", "mnist")
+    assert first.arguments is not second.arguments
