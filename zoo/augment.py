@@ -57,7 +57,7 @@ def distort(
     cos, sin = np.cos(angle), np.sin(angle)
     scale_y, scale_x = 1 + uniform(scale), 1 + uniform(scale)
     if flip:
-        scale_x = scale_x * rng.choice(np.float32([-1, 1]), n)
+        scale_x = scale_x * rng.choice(np.array([-1, 1], "float32"), n)
     slant = uniform(shear)
 
     # Where each pixel of the result comes from, relative to the centre of the image.
@@ -78,7 +78,7 @@ def distort(
 
 
 def _per_image(values: np.ndarray) -> np.ndarray:
-    return values[:, None, None]
+    return values.reshape(-1, 1, 1)
 
 
 @functools.cache
@@ -86,7 +86,7 @@ def _gaussian(size: int, sigma: float) -> np.ndarray:
     """The matrix that smooths a line of `size` pixels, with zeros beyond its ends."""
     distance = np.subtract.outer(np.arange(size), np.arange(size))
     kernel = np.exp(-0.5 * (distance / sigma) ** 2) / (sigma * np.sqrt(2 * np.pi))
-    return kernel.astype("float32")
+    return np.asarray(kernel, "float32")
 
 
 def _interpolate(images: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:

@@ -46,7 +46,7 @@ class Blueprint:
 
         resolved = resolve(model, weights)
         self.card = resolved if isinstance(resolved, Weights) else None
-        self.path = self.card.path if self.card else resolved
+        self.path = resolved.path if isinstance(resolved, Weights) else resolved
         if self.card:
             self.card.verify()
         self.saved = read_layers(self.path) if self.path else {}
@@ -190,7 +190,7 @@ class Blueprint:
             head = model.get_layer(HEAD)
             warnings.warn(
                 f"The layer {HEAD!r} is untrained: it has {self.classes} classes, and "
-                f"the weights {self.card.id!r} have {len(self.saved[HEAD][-1])}.",
+                f"the weights in {self.path.name} have {len(saved[HEAD][-1])}.",
                 stacklevel=4,
             )
             saved = {**saved, HEAD: head.get_weights()}
@@ -229,7 +229,7 @@ def default_initializer(activation: Any) -> str:
 
 
 def _channels_first() -> bool:
-    return keras.config.image_data_format() == "channels_first"
+    return bool(keras.config.image_data_format() == "channels_first")
 
 
 def _plain(value: Any) -> Any:

@@ -69,7 +69,7 @@ def publish(
         classes=len(info.classes),
         **spec.arguments,
     )
-    scores = []
+    scores: list[dict[str, float]] = []
     for folder in reversed(folders):
         layers = read_layers(folder / "trained.weights.h5")
         rounded = {k: [a.astype("float16") for a in v] for k, v in layers.items()}

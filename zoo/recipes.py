@@ -1,6 +1,7 @@
 """Recipes: everything that determines a training run, as one small TOML file."""
 
 import dataclasses
+import os
 import pathlib
 import tomllib
 from typing import Any
@@ -76,7 +77,7 @@ class Recipe:
         return cls(**values)
 
 
-def load_recipe(path: str | pathlib.Path) -> Recipe:
+def load_recipe(path: str | os.PathLike[str]) -> Recipe:
     """Reads a recipe file.
 
     Args:

@@ -121,53 +121,44 @@ def train(
     """
     recipe = _recipe(model, dataset, recipe)
     given = {"seed": seed, "epochs": epochs, "batch_size": batch_size}
-    recipe = dataclasses.replace(
-        recipe, **{k: v for k, v in given.items() if v is not None}
-    )
-    named = isinstance(dataset, str)
-    if named:
+    changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
+    recipe = dataclasses.replace(recipe, **changes)
+    if isinstance(dataset, str):
         images, labels = load_dataset(dataset, split, as_="numpy", data_dir=data_dir)
+        classes = len(dataset_info(dataset, data_dir=data_dir).classes)
         if split == "train":
             validation_data = load_dataset(
                 dataset, "validation", as_="numpy", data_dir=data_dir
             )
     else:
         images, labels = dataset
+        classes = int(labels.max()) + 1
     steps = max(1, len(images) // recipe.batch_size)
 
     keras.utils.set_random_seed(recipe.seed)
     if isinstance(model, str):
-        info = dataset_info(dataset, data_dir=data_dir) if named else None
         model = create(
-            model,
-            input_shape=images.shape[1:],
-            classes=len(info.classes) if info else int(labels.max()) + 1,
-            **recipe.arguments,
+            model, input_shape=images.shape[1:], classes=classes, **recipe.arguments
         )
     compile_model(model, recipe, steps)
 
-    folder = pathlib.Path(output_dir) if output_dir is not None else None
-    checkpoint = _Checkpoint(folder, recipe, split) if folder else None
-    first_epoch = checkpoint.start(model, resume) // steps if checkpoint else 0
-
-    recorder = None
     hooks = list(callbacks)
+    recorder = None
     if gradient_norms:
         from zoo.callbacks import GradientNorms
 
         recorder = GradientNorms()
         hooks.append(recorder)
-    if folder and tensorboard:
-        if importlib.util.find_spec("tensorboard") is None:
-            raise ImportError(
-                "TensorBoard logs need the package tensorboard: "
-                "`pip install gradzoo[tensorboard]`."
-            )
-        hooks.append(keras.callbacks.TensorBoard(folder / "tensorboard"))
-    logger = None
-    if checkpoint:
+    folder, first_epoch, logger = None, 0, None
+    if output_dir is not None:
+        folder = pathlib.Path(output_dir)
+        checkpoint = _Checkpoint(folder, recipe, split)
+        first_epoch = checkpoint.start(model, resume) // steps
         logger = keras.callbacks.CSVLogger(folder / "log.csv", append=resume)
         hooks += [logger, checkpoint]
+        if tensorboard:
+            _check_tensorboard()
+            hooks.append(keras.callbacks.TensorBoard(folder / "tensorboard"))
 
     started = time.perf_counter()
     try:
@@ -350,6 +341,14 @@ def software_versions() -> dict[str, str]:
         "keras": keras.__version__,
         backend: importlib.metadata.version(backend),
     }
+
+
+def _check_tensorboard() -> None:
+    if importlib.util.find_spec("tensorboard") is None:
+        raise ImportError(
+            "TensorBoard logs need the package tensorboard: "
+            "`pip install gradzoo[tensorboard]`."
+        )
 
 
 def _recipe(model: str | keras.Model, dataset: str | Arrays, recipe: Any) -> Recipe:

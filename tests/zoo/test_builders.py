@@ -211,7 +211,7 @@ def test_mlps_take_vectors(name):
         zoo.create(name, input_shape=(None, 28, 1))
 
 
-@pytest.mark.parametrize(("name", "smallest"), [("lenet5", 12), ("convnet", 4)])
+@pytest.mark.parametrize(("name", "smallest"), [("lenet5", 12), ("convnet", 8)])
 def test_smallest_image(name, smallest):
     model = zoo.create(name, input_shape=(smallest, smallest, 1))
     assert model.predict(images(1, (smallest, smallest, 1)), verbose=0).shape == (1, 10)

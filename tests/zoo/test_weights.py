@@ -220,7 +220,7 @@ def test_convolutions_fit_images_of_any_size():
     extractor = zoo.ConvNet(
         weights="mnist", include_top=False, input_shape=(None, None, 1)
     )
-    assert extractor.predict(np.zeros((1, 64, 40, 1)), verbose=0).shape[1:3] == (16, 10)
+    assert extractor.predict(np.zeros((1, 64, 40, 1)), verbose=0).shape[1:3] == (8, 5)
 
 
 def test_mlp_weights_fit_vectors():
