@@ -20,7 +20,7 @@ def model_table() -> str:
     latency = json.loads((ROOT / "benchmarks" / "latency.json").read_text())["relative"]
     header = ["Model", "Parameters", "MFLOPs", *DATASETS.values(), "Size", "Latency"]
     rows = [header, [":--"] + ["--:"] * (len(header) - 1)]
-    for model in zoo.list_models():
+    for model in zoo.list_models(weights="mnist"):
         cards = {card.dataset: card for card in zoo.list_weights(model)}
         card = cards["mnist"]
         rows.append(

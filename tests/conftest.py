@@ -13,6 +13,5 @@ def _fresh_keras():
     """Every test starts from Keras' defaults and the same seed."""
     keras.utils.set_random_seed(0)
     yield
-    keras.backend.clear_session()
     keras.config.set_dtype_policy("float32")
     keras.config.set_image_data_format("channels_last")

@@ -1,19 +1,21 @@
 """The zoo's models and weights, by name."""
 
 import fnmatch
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import keras
-
-from zoo.convnet import ConvNet, LeNet5
-from zoo.mlp import DeepMLP, ShallowMLP
+import zoo
 from zoo.weights import Weights, closest, find, published
 
+if TYPE_CHECKING:
+    import keras
+
+# The builders by model name. They are looked up in `zoo` when one is needed: listing
+# models and cards must not wait for Keras.
 BUILDERS = {
-    "shallow_mlp": ShallowMLP,
-    "deep_mlp": DeepMLP,
-    "lenet5": LeNet5,
-    "convnet": ConvNet,
+    "shallow_mlp": "ShallowMLP",
+    "deep_mlp": "DeepMLP",
+    "lenet5": "LeNet5",
+    "convnet": "ConvNet",
 }
 
 
@@ -39,7 +41,7 @@ def list_models(pattern: str = "*", weights: str | None = None) -> list[str]:
     ]
 
 
-def create(name: str, **arguments: Any) -> keras.Model:
+def create(name: str, **arguments: Any) -> "keras.Model":
     """Builds a model by its name.
 
     Args:
@@ -62,11 +64,16 @@ def create(name: str, **arguments: Any) -> keras.Model:
 
 def builder(name: str) -> Any:
     """The builder function of the model called `name`."""
+    check_name(name)
+    return getattr(zoo, BUILDERS[name])
+
+
+def check_name(name: str) -> None:
+    """Raises a ValueError unless there is a model called `name`."""
     if name not in BUILDERS:
         raise ValueError(
             f"Unknown model. {closest(str(name), list(BUILDERS))} Received: {name!r}."
         )
-    return BUILDERS[name]
 
 
 def list_weights(model: str = "*", dataset: str = "*") -> list[Weights]:
@@ -113,5 +120,5 @@ def get_weights(model: str, name: str | None = None) -> Weights:
     """
     if name is None:
         model, _, name = model.partition(".")
-    builder(model)
+    check_name(model)
     return find(model, name)

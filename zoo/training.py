@@ -241,11 +241,13 @@ def compile_model(model: keras.Model, recipe: Recipe, steps_per_epoch: int) -> N
     """Compiles `model` with the recipe's optimizer and schedule, and cross-entropy."""
     optimizer = dict(recipe.optimizer)
     name, rate = optimizer.pop("name"), optimizer.pop("learning_rate")
-    warmup = round(recipe.warmup_epochs * steps_per_epoch)
+    steps = recipe.epochs * steps_per_epoch
+    # A run that is cut short to try a recipe out still has a decay.
+    warmup = min(round(recipe.warmup_epochs * steps_per_epoch), steps // 2)
     if recipe.schedule == "cosine":
         rate = keras.optimizers.schedules.CosineDecay(
             initial_learning_rate=0.0 if warmup else rate,
-            decay_steps=recipe.epochs * steps_per_epoch - warmup,
+            decay_steps=steps - warmup,
             warmup_target=rate if warmup else None,
             warmup_steps=warmup,
         )
@@ -313,8 +315,9 @@ class _Checkpoint(keras.callbacks.Callback):
             return 0
         if not resume:
             raise FileExistsError(
-                f"{self.path.parent} holds the checkpoint of another run: pass "
-                "`resume=True` to go on with it, or another `output_dir`."
+                f"{self.path.parent} holds the checkpoint of a run: go on with it "
+                "(`resume=True`, on the command line --resume), or choose another "
+                "`output_dir` (--output)."
             )
         saved = json.loads(self.run_path.read_text())
         wanted = json.loads(json.dumps(self.run))

@@ -72,6 +72,10 @@ def test_recipe_sets_optimizer_and_schedule():
     assert float(schedule(0)) == 0
     assert float(schedule(20)) == pytest.approx(2e-3, rel=1e-3)
     assert float(schedule(40)) == pytest.approx(0, abs=1e-8)
+    short = dataclasses.replace(RECIPE, warmup_epochs=5)
+    schedule = train(short, epochs=1).model.optimizer._learning_rate
+    assert float(schedule(20)) == pytest.approx(2e-3, rel=1e-3)
+    assert float(schedule(40)) == pytest.approx(0, abs=1e-8)
     constant = dataclasses.replace(RECIPE, schedule="constant", warmup_epochs=0)
     model = train(constant, epochs=1).model
     assert float(model.optimizer.learning_rate) == pytest.approx(2e-3)

@@ -1,0 +1,114 @@
+"""Where recorded gradient norms are written: CSV files and TensorBoard."""
+
+import csv
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from .recording import Recording
+
+
+def to_dict(recording: Recording, variables: bool) -> dict[str, np.ndarray[Any, Any]]:
+    """One array per column: step, optimizer, global norm and every layer's norm."""
+    table = recording.variables() if variables else recording.layers()
+    return {
+        "step": table.steps,
+        "optimizer": table.optimizers,
+        "global_norm": recording.global_norm(),
+        **dict(zip(table.names, table.norms.T, strict=True)),
+    }
+
+
+def write_csv(
+    path: str | os.PathLike[str],
+    columns: dict[str, Any],
+    *,
+    separator: str = ",",
+    append: bool = False,
+) -> None:
+    """Writes rows to a file that `pandas.read_csv` reads back without loss.
+
+    Args:
+        path: The file.
+        columns: Dict from column name to values.
+        separator: String between values.
+        append: Boolean, whether to add to the rows that the file has, under the
+            same header.
+
+    Raises:
+        ValueError: The file to append to has other columns.
+    """
+    header = ""
+    if append and os.path.exists(path):
+        header = pathlib.Path(path).read_text().partition("\n")[0]
+    with open(path, "a" if append else "w", newline="") as file:
+        writer = csv.writer(file, delimiter=separator, lineterminator="\n")
+        if not header:
+            writer.writerow(columns)
+        elif next(csv.reader([header], delimiter=separator)) != list(columns):
+            raise ValueError(
+                f"Cannot append to {os.fspath(path)!r}: its columns are not those of "
+                "this model's gradient norms. Give another file, or `append=False`. "
+                f"Expected: {separator.join(columns)}\nReceived: {header}"
+            )
+        # Python writes the shortest form of a float64 that reads back exactly.
+        writer.writerows(zip(*(v.tolist() for v in columns.values()), strict=True))
+
+
+class CSVOutput:
+    """Appends to a file what is new in a recording."""
+
+    def __init__(
+        self, path: str | os.PathLike[str], separator: str, append: bool
+    ) -> None:
+        self.path, self.separator, self.append = path, separator, append
+        self.columns: list[str] = []
+        self.written = 0
+
+    def write(self, recording: Recording, epoch: int | None) -> None:
+        columns = to_dict(recording, variables=False)
+        continues = list(columns) == self.columns
+        if not continues and not self.append:
+            self.written = 0  # also when a layer was unfrozen: all is written anew
+        write_csv(
+            self.path,
+            {name: values[self.written :] for name, values in columns.items()},
+            separator=self.separator,
+            append=continues or self.append,
+        )
+        self.columns, self.written = list(columns), len(columns["step"])
+
+
+class TensorBoardOutput:
+    """Writes a scalar per layer, and a histogram over layers, for TensorBoard."""
+
+    def __init__(self, log_dir: str | os.PathLike[str], update_freq: int | str) -> None:
+        import tensorflow as tf
+
+        self.summary = tf.summary
+        self.writer = tf.summary.create_file_writer(os.path.join(log_dir, "gradients"))
+        self.update_freq = 1 if update_freq == "batch" else update_freq
+        self.written = 0
+
+    def write(self, recording: Recording, epoch: int | None) -> None:
+        table = recording.layers().since(self.written)
+        if self.update_freq == "epoch":
+            if epoch is None or not len(table.steps):
+                return
+            rows = [(epoch, table.means())]
+        else:
+            rows = [
+                (int(step), norms)
+                for step, norms in zip(table.steps, table.norms, strict=True)
+                if step % self.update_freq == 0
+            ]
+        self.written += len(table.steps)
+        with self.writer.as_default():
+            for step, norms in rows:
+                for name, norm in zip(table.names, norms, strict=True):
+                    self.summary.scalar(f"gradient_norm/{name}", norm, step)
+                positive = norms[np.isfinite(norms) & (norms > 0)]
+                self.summary.histogram("log10_gradient_norm", np.log10(positive), step)
+        self.writer.flush()

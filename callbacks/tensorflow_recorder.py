@@ -1,0 +1,121 @@
+"""Gradient norms on the TensorFlow backend: ring buffers written inside the graph."""
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from .recorders import Recorder
+from .recording import Layout
+
+
+class TensorFlowRecorder(Recorder):
+    """Writes a row per optimizer call, inside the graph if there is one.
+
+    A row is float64: the number of the call, then a norm per variable. There is a
+    ring per layout and one counter for all, so that the calls of different
+    optimizers stay in order.
+    """
+
+    def __init__(self, buffer_size: int, applied: bool) -> None:
+        super().__init__(buffer_size, applied)
+        self.rings: dict[Layout, tf.Variable] = {}
+        self.calls = _create_variable(np.zeros((), np.int64))
+        self.calls_read = 0
+        self.runs_until_reading = 1
+
+    def record(
+        self, layout: Layout, gradients: list[Any], scale: Any, updates: Any = None
+    ) -> None:
+        if layout not in self.rings:
+            empty = np.full((self.buffer_size, 1 + len(gradients)), -1.0)
+            self.rings[layout] = _create_variable(empty)
+        replica = tf.distribute.get_replica_context()
+        replicated = replica is not None and replica.num_replicas_in_sync > 1
+        if replicated:
+            gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+        norms = _norms(gradients) / tf.cast(scale, tf.float64)
+        if updates is not None:
+            norms = tf.where(updates, norms, -tf.ones_like(norms))
+        # The id is a constant in the function of each replica: no need for a cond.
+        if not replicated or tf.get_static_value(replica.replica_id_in_sync_group) == 0:
+            self._write(layout, norms)
+
+    def _write(self, layout: Layout, norms: tf.Tensor) -> None:
+        call = self.calls.read_value()
+        row = tf.concat([[tf.cast(call, tf.float64)], norms], axis=0)
+        written = tf.raw_ops.ResourceScatterUpdate(
+            resource=self.rings[layout].handle,
+            indices=call % self.buffer_size,
+            updates=row,
+        )
+        # The counter waits for the row: a step that fails must not count.
+        with tf.control_dependencies([written]):
+            self.calls.assign_add(1)
+
+    def after_run(self) -> None:
+        self.runs_until_reading -= 1
+        if self.runs_until_reading <= 0:
+            before = self.calls_read
+            self.read()
+            # How many optimizer calls a run of the train function makes is learned
+            # by reading, for which reason the very first run is read at once.
+            calls_per_run = max(1, self.calls_read - before)
+            self.runs_until_reading = max(1, self.buffer_size // calls_per_run)
+
+    def read(self) -> None:
+        calls = int(self.calls.numpy())
+        oldest = max(self.calls_read, calls - self.buffer_size)
+        self.lost += oldest - self.calls_read
+        self.counted += oldest - self.calls_read
+        rows = []
+        if calls > oldest:
+            for layout, ring in self.rings.items():
+                table = ring.numpy()
+                fresh = table[(table[:, 0] >= oldest) & (table[:, 0] < calls)]
+                rows += [(row[0], layout, row[1:]) for row in fresh]
+        rows.sort(key=lambda row: row[0])
+        self.keep([(layout, norms) for _, layout, norms in rows])
+        self.calls_read = calls
+
+
+def _create_variable(value: Any) -> tf.Variable:
+    """Creates a variable outside every graph, device and strategy scope.
+
+    Such scopes belong to a thread; a fresh one has none.
+    """
+    created: list[tf.Variable] = []
+    thread = threading.Thread(
+        target=lambda: created.append(tf.Variable(value, trainable=False))
+    )
+    thread.start()
+    thread.join()
+    return created[0]
+
+
+def _norms(gradients: Sequence[Any]) -> tf.Tensor:
+    """The L2 norm of each gradient, float64 `[gradients]`.
+
+    In float64 no square of a float32 over- or underflows; `l2_loss`, half the sum of
+    squares, takes one pass and no memory.
+    """
+    wide = [tf.cast(_with_unique_rows(g), tf.float64) for g in gradients]
+    return tf.sqrt(2.0 * tf.stack([tf.nn.l2_loss(g) for g in wide]))
+
+
+def _with_unique_rows(gradient: Any) -> Any:
+    """Sums the rows of an embedding's gradient that belong to the same index.
+
+    Sorting, unlike `tf.unique`, has static shapes, which XLA needs.
+    """
+    if not isinstance(gradient, tf.IndexedSlices):
+        return gradient
+    indices = tf.reshape(gradient.indices, [-1])
+    order = tf.argsort(indices)
+    indices = tf.gather(indices, order)
+    is_new = tf.cast(indices[1:] != indices[:-1], tf.int32)
+    row = tf.concat([[0], tf.cumsum(is_new)], axis=0)
+    values = tf.gather(gradient.values, order)
+    return tf.math.unsorted_segment_sum(values, row, tf.size(indices))

@@ -1,0 +1,111 @@
+"""What only the TensorFlow backend has: strategies, rings, TensorBoard."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from references import norms
+
+from zoo.callbacks import GradientNorms
+
+
+def build():
+    keras.utils.set_random_seed(0)
+    layers = [keras.layers.Dense(4, "tanh", name="hidden"), keras.layers.Dense(1)]
+    return keras.Sequential([keras.Input((3,)), *layers])
+
+
+def mse(y, outputs):
+    return keras.ops.mean(keras.ops.square(outputs - y))
+
+
+@pytest.fixture
+def points():
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(40, 3)), random.normal(size=(40, 1))
+    return x.astype("float32"), y.astype("float32")
+
+
+def batches(points, size=8):
+    x, y = points
+    return [(x[i : i + size], y[i : i + size]) for i in range(0, len(x), size)]
+
+
+def fit(model, points, gradients, **kwargs):
+    kwargs = {"batch_size": 8, "shuffle": False, "verbose": 0, **kwargs}
+    model.fit(*points, callbacks=[gradients], **kwargs)
+    return np.stack(list(gradients.variables.values()), axis=1)
+
+
+def test_a_strategy_records_the_aggregated_gradient(points):
+    devices = [device.name for device in tf.config.list_logical_devices("CPU")]
+    assert len(devices) == 2, "conftest.py makes two logical devices"
+    expected = norms(build(), keras.optimizers.SGD(0.01), mse, batches(points))
+    strategy = tf.distribute.MirroredStrategy(devices)
+    with strategy.scope():
+        model = build()
+        model.compile(keras.optimizers.SGD(0.01), "mse")
+    recorded = fit(model, points, GradientNorms())
+    np.testing.assert_allclose(recorded, expected, rtol=1e-5)
+
+
+class ManyCalls(keras.Model):
+    """Calls its optimizer five times per step."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(1)
+
+    def call(self, inputs):
+        return self.dense(inputs)
+
+    def train_step(self, data):
+        x, y = data
+        for _ in range(5):
+            with tf.GradientTape() as tape:
+                loss = mse(y, self(x))
+            weights = self.trainable_weights
+            self.optimizer.apply(tape.gradient(loss, weights), weights)
+        return {"loss": loss}
+
+
+def test_a_ring_that_is_too_small_says_how_many_rows_it_lost(points):
+    model = ManyCalls()
+    model.compile("sgd", "mse")
+    gradients = GradientNorms(buffer_size=4)
+    with pytest.warns(UserWarning, match="lost 1 rows.*buffer_size=4"):
+        fit(model, (points[0][:8], points[1][:8]), gradients)
+    np.testing.assert_array_equal(gradients.steps, [1, 2, 3, 4])
+
+
+def test_a_ring_is_read_in_time_for_steps_of_several_calls(points):
+    model = ManyCalls()
+    model.compile("sgd", "mse")
+    gradients = GradientNorms(buffer_size=11)
+    fit(model, points, gradients, epochs=3)
+    np.testing.assert_array_equal(gradients.steps, range(75))
+
+
+@pytest.mark.parametrize("update_freq", ["batch", 2, "epoch"])
+def test_tensorboard_receives_scalars_and_a_histogram(update_freq, points, tmp_path):
+    model = build()
+    model.compile("sgd", "mse")
+    gradients = GradientNorms(log_dir=tmp_path, update_freq=update_freq)
+    fit(model, points, gradients, epochs=2)
+    events = {}
+    (path,) = tmp_path.rglob("*tfevents*")
+    for record in tf.data.TFRecordDataset(str(path)):
+        event = tf.compat.v1.Event.FromString(record.numpy())
+        for value in event.summary.value:
+            entry = event.step, tf.make_ndarray(value.tensor)
+            events.setdefault(value.tag, []).append(entry)
+    hidden = gradients.history["hidden"]
+    expected = {
+        "batch": list(enumerate(hidden)),
+        2: list(enumerate(hidden))[::2],
+        "epoch": [(0, hidden[:5].mean()), (1, hidden[5:].mean())],
+    }[update_freq]
+    np.testing.assert_allclose(events["gradient_norm/hidden"], expected, rtol=1e-6)
+    histogram = events["log10_gradient_norm"]
+    assert [step for step, _ in histogram] == [step for step, _ in expected]
+    assert histogram[0][1][:, 2].sum() == 2  # one count per layer

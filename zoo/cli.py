@@ -1,0 +1,398 @@
+"""The command line: words in, calls out.
+
+Nothing heavy is imported before a command needs it, so that `zoo --help` and a mistyped
+word are answered at once.
+"""
+
+import dataclasses
+import inspect
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+import zoo
+from zoo import terminal
+
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
+
+app = typer.Typer(
+    add_completion=False,
+    help="Small readable Keras models that ship weights and show their gradients.",
+    epilog="Begin with `zoo demo`, a tour of about a minute, or with `zoo list`.",
+)
+datasets_app = typer.Typer(help="List the datasets, or prepare one from its files.")
+app.add_typer(datasets_app, name="datasets")
+
+
+def checked(look_up: Callable[[str], Any]) -> Callable[[Any], Any]:
+    """A typer callback: a word that `look_up` refuses is a mistake in the command."""
+
+    def check(word: Any) -> Any:
+        try:
+            if word is not None:
+                look_up(word)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+        return word
+
+    return check
+
+
+def look_up_model(name: str) -> None:
+    from zoo.weights import closest
+
+    if name not in (names := zoo.list_models()):
+        raise ValueError(f"Unknown model {name!r}. {closest(name, names)}")
+
+
+def look_up(name: str) -> None:
+    """Accepts `lenet5.mnist`, `lenet5`, and the path of a file."""
+    from zoo.weights import is_path
+
+    if is_path(name):
+        if not Path(name).is_file():
+            raise ValueError(f"No file at {name}.")
+    elif "." in name:
+        zoo.get_weights(name)
+    else:
+        look_up_model(name)
+
+
+known_dataset = checked(lambda name: zoo.dataset_info(name))
+
+FILE: dict[str, Any] = {"exists": True, "dir_okay": False}
+Dataset = Annotated[
+    str | None,
+    typer.Option(
+        help="mnist, fashion_mnist, digits-sample or a name of TensorFlow Datasets. "
+        "Default: the one that the weights or the recipe are for.",
+        callback=known_dataset,
+    ),
+]
+DataDir = Annotated[
+    Path | None, typer.Option(help="Folder of the prepared datasets. Default: TFDS'.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Number = Annotated[int | None, typer.Option(min=1)]
+Target = Annotated[
+    str,
+    typer.Argument(
+        help="Published weights such as lenet5.mnist, a weights file that `zoo train` "
+        "wrote, or a model such as lenet5 with --weights.",
+        callback=checked(look_up),
+    ),
+]
+WeightsFile = Annotated[
+    Path | None, typer.Option("--weights", help="Weights file of the model.", **FILE)
+]
+
+
+@app.callback(invoke_without_command=True)
+def common(
+    context: typer.Context,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show tracebacks and TensorFlow's messages.")
+    ] = False,
+    version: Annotated[bool, typer.Option("--version")] = False,
+) -> None:
+    if not debug:
+        terminal.be_quiet()
+    if version:
+        print(f"gradzoo {zoo.__version__}")
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@app.command("list")
+def list_(
+    pattern: Annotated[str, typer.Argument(help="Such as '*mlp'.")] = "*",
+    weights: Annotated[str | None, typer.Option(help="Such as mnist.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the models and their published weights."""
+    from zoo.weights import closest
+
+    names = zoo.list_models(pattern, weights)
+    if not names:
+        words = [card.dataset for card in zoo.list_weights()] if weights else []
+        hint = closest(weights or pattern, sorted({*words}) or zoo.list_models())
+        raise typer.BadParameter(f"Nothing matches {weights or pattern!r}. {hint}")
+    rows = []
+    for name in names:
+        for card in zoo.list_weights(name, weights or "*"):
+            row = {"weights": card.id, "parameters": card.parameters}
+            row |= {"flops": card.flops, "bytes": card.bytes}
+            rows.append(row | {"test_accuracy": card.metrics["accuracy"]})
+    terminal.show(rows, as_json)
+
+
+@app.command()
+def info(target: Target, as_json: Json = False) -> None:
+    """Print the card of published weights, or describe a model."""
+    if "." in target:
+        card = zoo.get_weights(target)
+        description = {"id": card.id, **dataclasses.asdict(card)}
+        if not as_json:
+            del description["golden"]  # Outputs that only a test reads.
+    else:
+        from zoo.registry import builder
+
+        terminal.import_keras()
+        build = builder(target)
+        description = {
+            "model": target,
+            "about": (inspect.getdoc(build) or "").partition("\n\nReference:")[0],
+            "parameters": build().count_params(),
+            "weights": [card.id for card in zoo.list_weights(target)],
+        }
+    terminal.show(description, as_json)
+
+
+@datasets_app.callback(invoke_without_command=True)
+def datasets(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        datasets_list()
+
+
+@datasets_app.command("list")
+def datasets_list(data_dir: DataDir = None, as_json: Json = False) -> None:
+    """List the datasets, and whether they are ready."""
+    rows = []
+    for name, ready in zoo.list_datasets(data_dir=data_dir).items():
+        about = zoo.dataset_info(name, data_dir=data_dir)
+        row = {"name": name, "ready": ready, "splits": about.splits}
+        row |= {"shape": about.image_shape, "classes": len(about.classes)}
+        rows.append(row | {"license": about.license})
+    terminal.show(rows, as_json)
+
+
+@datasets_app.command("prepare")
+def datasets_prepare(
+    name: Annotated[str, typer.Argument(callback=known_dataset)],
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            help="Folder with the official files. Default: they are downloaded.",
+            exists=True,
+            file_okay=False,
+        ),
+    ] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Prepare a dataset, e.g. `zoo datasets prepare mnist --from downloads`."""
+    terminal.import_keras()
+    path = zoo.prepare_dataset(name, source_dir=source, data_dir=data_dir)
+    print(f"{name} is ready: {path}")
+
+
+@app.command()
+def train(
+    model: Annotated[str, typer.Argument(callback=checked(look_up_model))],
+    dataset: Dataset = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(help="Default: that of the newest published weights.", **FILE),
+    ] = None,
+    epochs: Number = None,
+    batch_size: Number = None,
+    seed: Annotated[int | None, typer.Option(min=0)] = None,
+    split: Annotated[str, typer.Option(help="train or train+validation.")] = "train",
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the run.", show_default="runs/MODEL.DATASET"),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run.")
+    ] = False,
+    gradient_norms: Annotated[
+        bool, typer.Option("--gradient-norms", help="Record them for each layer.")
+    ] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard")] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Train a model by a recipe, e.g. `zoo train lenet5 --dataset mnist`."""
+    if dataset is None:
+        dataset = zoo.load_recipe(recipe).dataset if recipe else "mnist"
+    output = output or Path("runs", f"{model}.{dataset}")
+    with terminal.if_interrupted(
+        "The same command with --resume goes on from the last epoch."
+    ):
+        terminal.import_keras()
+        report = zoo.train(
+            model,
+            dataset,
+            recipe,
+            split=split,
+            seed=seed,
+            epochs=epochs,
+            batch_size=batch_size,
+            output_dir=output,
+            resume=resume,
+            gradient_norms=gradient_norms,
+            tensorboard=tensorboard,
+            data_dir=data_dir,
+            verbose=terminal.progress(2),
+        )
+    print(report)
+
+
+@app.command()
+def evaluate(
+    target: Target,
+    weights: WeightsFile = None,
+    dataset: Dataset = None,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Measure accuracy and loss, e.g. `zoo evaluate lenet5.mnist`."""
+    model, trained_on = open_model(target, weights, dataset)
+    dataset = dataset or trained_on
+    verbose = 0 if as_json else terminal.progress()
+    options: dict[str, Any] = {"data_dir": data_dir, "verbose": verbose}
+    scores = zoo.evaluate(model, dataset, split=split, **options)
+    row = {"model": target, "dataset": dataset, "split": split}
+    terminal.show(row | scores, as_json)
+
+
+@app.command()
+def predict(
+    images: Annotated[list[Path], typer.Argument(help="PNG or JPEG, of any size.")],
+    weights: Annotated[
+        str,
+        typer.Option(
+            help="Published weights, or the file with those that `zoo train` wrote.",
+            callback=checked(look_up),
+        ),
+    ] = "lenet5.mnist",
+    invert: Annotated[
+        bool,
+        typer.Option(
+            "--invert",
+            help="For dark ink on white: MNIST and Fashion-MNIST are white on black.",
+        ),
+    ] = False,
+    top: Annotated[int, typer.Option(min=1, help="Labels for each image.")] = 2,
+    as_json: Json = False,
+) -> None:
+    """Classify image files, e.g. `zoo predict digit.png --invert`."""
+    import numpy as np
+
+    model, _ = open_model(weights)
+    files, pixels = [], []
+    for path in images:
+        try:
+            pixels.append(read_image(path, model.input_shape[1:], invert))
+            files.append(str(path))
+        except Exception as error:  # Pillow raises many kinds on damaged files.
+            terminal.complain(f"{path}: {terminal.describe(error)}")
+    outputs = model.predict(np.stack(pixels), verbose=0) if pixels else []
+    rows = []
+    for file, output in zip(files, outputs, strict=True):
+        best = [(model.categories[i], float(output[i])) for i in output.argsort()[::-1]]
+        row = {"file": file, "label": best[0][0], "probability": best[0][1]}
+        rows.append(row | {"runner_up": dict(best[1:top])})
+    terminal.show(rows, as_json)
+    if len(files) < len(images):
+        raise typer.Exit(1)
+
+
+@app.command()
+def export(
+    target: Target,
+    folder: Annotated[Path, typer.Argument(help="Of all versions: serving/lenet5.")],
+    weights: WeightsFile = None,
+    version: Number = None,
+) -> None:
+    """Write a SavedModel for TF Serving, by default as the next version."""
+    model, _ = open_model(target, weights)
+    print(f"{target} is exported: {zoo.export(model, folder, version)}")
+
+
+@app.command()
+def publish(
+    recipe: Annotated[Path, typer.Argument(**FILE)],
+    seeds: Annotated[
+        list[int] | None, typer.Option("--seed", help="Once a run. Default: 0, 1, 2.")
+    ] = None,
+    runs: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs"),
+    data_dir: DataDir = None,
+) -> None:
+    """Train a recipe with several seeds and publish the first, with its card."""
+    options: dict[str, Any] = {"data_dir": data_dir, "verbose": terminal.progress(2)}
+    with terminal.if_interrupted("The same command goes on from the last epoch."):
+        terminal.import_keras()
+        card = zoo.publish(recipe, seeds=seeds or (0, 1, 2), runs_dir=runs, **options)
+    print(f"{card.id} is published: test accuracy {card.metrics['accuracy']:.4f}")
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Where to write.")] = Path("demo"),
+) -> None:
+    """Take the tour: weights, gradients, one table, one picture, an export."""
+    terminal.import_keras()
+    from zoo.demo import run
+
+    run(output)
+
+
+def open_model(
+    name: str, file: Path | None = None, dataset: str | None = None
+) -> "tuple[keras.Model, str]":
+    """Builds a model with trained weights; returns the name of its data, too.
+
+    `zoo train` leaves a `run.json` beside the weights, which says what they are of.
+    """
+    from zoo.weights import is_path
+
+    terminal.import_keras()
+    if is_path(name):
+        name, file = "", Path(name)
+    if file is None:
+        checked(zoo.get_weights)(name)
+        card = zoo.get_weights(name)
+        return zoo.create(card.model, weights=card), card.dataset
+    run = file.with_name("run.json")
+    recipe = json.loads(run.read_text())["recipe"] if run.is_file() else {}
+    name, dataset = name or recipe.get("model", ""), dataset or recipe.get("dataset")
+    if not name or not dataset:
+        raise FileNotFoundError(
+            f"No {run.name} of `zoo train` beside {file} says what it is: give the "
+            "model, --weights FILE and, to evaluate, --dataset NAME."
+        )
+    about = zoo.dataset_info(dataset)
+    arguments = recipe.get("arguments", {})
+    model = zoo.create(name, weights=file, input_shape=about.image_shape, **arguments)
+    model.categories = about.classes
+    return model, dataset
+
+
+def read_image(path: Path, shape: tuple[int, ...], invert: bool) -> "np.ndarray":
+    """Reads an image file as raw pixels: uint8 `shape`, (height, width, channels)."""
+    import numpy as np
+    from PIL import Image, ImageOps
+
+    height, width, channels = shape
+    with Image.open(path, formats=("PNG", "JPEG")) as file:
+        image = ImageOps.exif_transpose(file)
+        if image.mode.startswith("I"):  # 16-bit grey, which `convert` would clip.
+            image = image.convert("I").point(lambda value: value / 257).convert("L")
+        image = image.convert("RGBA")
+    # Where an image is transparent, one sees the page behind it.
+    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    image = image.convert("L" if channels == 1 else "RGB")
+    image = image.resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(ImageOps.invert(image) if invert else image).reshape(shape)
+
+
+def main() -> None:
+    """The entry point `zoo`."""
+    sys.exit(terminal.run(app, sys.argv[1:]))
