@@ -52,7 +52,7 @@ class Report:
         ]
         if figures:
             lines.append(f"last epoch: {figures}")
-        if self.gradient_norms is not None:
+        if self.gradient_norms is not None and len(self.gradient_norms.steps):
             lines += [str(finding) for finding in self.gradient_norms.diagnose()]
         if self.output_dir:
             lines.append(f"weights: {self.output_dir / 'trained.weights.h5'}")

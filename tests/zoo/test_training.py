@@ -83,7 +83,8 @@ def test_recipe_sets_optimizer_and_schedule():
 
 def test_output_dir_holds_everything(tmp_path):
     report = train(output_dir=tmp_path, tensorboard=True, gradient_norms=True)
-    model = zoo.DeepMLP([32, 32], weights=tmp_path / "trained.weights.h5")
+    trained = tmp_path / "trained.weights.h5"
+    model = zoo.DeepMLP([32, 32], activation="relu", weights=trained)
     x, _ = zoo.load_dataset("digits-sample", "validation", as_="numpy")
     np.testing.assert_array_equal(
         model.predict(x[:9], verbose=0), report.model.predict(x[:9], verbose=0)
