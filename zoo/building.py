@@ -190,7 +190,7 @@ class Blueprint:
             head = model.get_layer(HEAD)
             warnings.warn(
                 f"The layer {HEAD!r} is untrained: it has {self.classes} classes, and "
-                f"the weights in {self.path.name} have {len(saved[HEAD][-1])}.",
+                f"that of the weights {len(saved[HEAD][-1])}.",
                 stacklevel=4,
             )
             saved = {**saved, HEAD: head.get_weights()}
