@@ -217,6 +217,7 @@ def test_shared_and_nested_layers_are_named_once_by_their_path(points):
 
 
 def test_names_that_were_given_are_kept(points):
+    keras.backend.clear_session()  # Keras has made no name up yet.
     names = ["dense_1", "dense_2", "output"]
     model = keras.Sequential([keras.layers.Dense(1, name=name) for name in names])
     model.compile("sgd", "mse")
