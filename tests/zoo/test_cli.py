@@ -515,13 +515,22 @@ def test_interrupted_training_says_how_to_go_on(tmp_path):
     (tmp_path / "recipe.toml").write_text(RECIPE.replace("= 2\n", "= 100000\n"))
     words = ["train", "shallow_mlp", "--recipe", tmp_path / "recipe.toml"]
     words += ["--output", tmp_path / "run"]
-    process = start(*words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    process = start(
+        *words,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        # Shells start what runs in the background with interrupts ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     checkpoint = tmp_path / "run" / "checkpoint.weights.h5"
     deadline = time.monotonic() + 300
-    while not checkpoint.exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    try:
+        while not checkpoint.exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert errors == (
         "error: Interrupted. The same command with --resume goes on from the last "
