@@ -75,7 +75,7 @@ def test_publish_writes_weights_and_card(folder, prepared_data_dir, monkeypatch)
 
 
 def test_float16_files_are_half_the_size_and_load_as_usual(tmp_path):
-    model = zoo.LeNet5()
+    model = zoo.ShallowMLP()
     model.compile("adam", "sparse_categorical_crossentropy")
     publishing.save_float16(model, tmp_path / "half.weights.h5")
     with h5py.File(tmp_path / "half.weights.h5") as file:
@@ -83,6 +83,6 @@ def test_float16_files_are_half_the_size_and_load_as_usual(tmp_path):
     model.save_weights(tmp_path / "full.weights.h5")
     sizes = [(tmp_path / f"{n}.weights.h5").stat().st_size for n in ("half", "full")]
     assert sizes[0] < 0.55 * sizes[1]
-    loaded = zoo.LeNet5(weights=tmp_path / "half.weights.h5")
+    loaded = zoo.ShallowMLP(weights=tmp_path / "half.weights.h5")
     for a, b in zip(loaded.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b.astype("float16"))
