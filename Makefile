@@ -37,6 +37,7 @@ docs: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/latency.py
+	$(BIN)/python benchmarks/gradient_norms.py
 
 clean:
 	rm -rf .venv* build dist demo *.egg-info .coverage .*_cache
