@@ -11,7 +11,8 @@ demo: $(INSTALLED)
 	$(BIN)/zoo demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest $(TESTS) --cov=zoo --cov-report=term
+	$(BIN)/python -m pytest $(TESTS) --numprocesses auto --maxprocesses 4 --dist worksteal \
+		--cov=zoo --cov-report=term
 
 # The oldest Keras and TensorFlow that setup.cfg admits.
 test-oldest:

@@ -118,6 +118,7 @@ class Guard:
             return self.step(*args)
         except BaseException:
             for recorder in self.recorders:
+                recorder.discard_unfinished()
                 recorder.on_error()
             raise
 

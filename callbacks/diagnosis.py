@@ -30,7 +30,8 @@ ADVICE = {
     ),
 }
 
-WINDOW = 10  # optimizer calls over which a profile in depth is the median
+WINDOW = 10  # optimizer calls over which a profile in depth is the median,
+MOST_WINDOWS = 1000  # unless that makes more windows than these
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,9 +93,9 @@ def diagnose(
     """Finds vanishing, exploding, non-finite and dead gradients.
 
     How norms change with depth is measured on the layers that have a kernel, over
-    windows of 10 optimizer calls. The change per layer is the median over all pairs
-    of layers (Theil-Sen), so that no single layer makes a trend, and has to hold
-    for two windows.
+    windows of 10 optimizer calls, or of a thousandth of a long run. The change per
+    layer is the median over all pairs of layers (Theil-Sen), so that no single layer
+    makes a trend, and has to hold for two windows.
 
     Reference:
 
@@ -185,8 +186,9 @@ def _profiles(table: Table, before: float) -> list[_Profile]:
     """
     profiles = []
     calls = int((table.steps < before).sum())
-    for start in range(0, max(1, calls - WINDOW + 1), WINDOW):
-        norms = np.ma.masked_invalid(table.norms[start : min(start + WINDOW, calls)])
+    window = max(WINDOW, -(-calls // MOST_WINDOWS))
+    for start in range(0, max(1, calls - window + 1), window):
+        norms = np.ma.masked_invalid(table.norms[start : min(start + window, calls)])
         median = np.ma.median(norms, axis=0).filled(0.0)  # type: ignore[no-untyped-call]
         depth = np.flatnonzero(median > 0)
         if len(depth) < 3:

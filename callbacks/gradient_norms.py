@@ -62,7 +62,8 @@ class GradientNorms(keras.callbacks.Callback):
             warning gives the finding.
         buffer_size: Integer, the number of optimizer calls whose norms stay on the
             device before they are read, in one go. Reading costs a synchronization
-            with the device. A recording takes 8 bytes per variable and step.
+            with the device. A recording takes 8 bytes per variable and step, in memory
+            up to 64 MiB and beyond that in temporary files.
 
     Attributes:
         history: Dict from layer path to the norm of that layer's gradient, float64
@@ -132,7 +133,7 @@ class GradientNorms(keras.callbacks.Callback):
         self._recorder = make_recorder(self.buffer_size, self.applied)
         self._recorder.on_error = self._write
         self._recording = Recording()
-        self._calls_in_earlier_epochs = 0
+        self._epoch_begins_at = 0
         self._outputs: list[CSVOutput | TensorBoardOutput] = []
         if self.csv is not None:
             self._outputs.append(CSVOutput(self.csv, self.separator, self.append))
@@ -148,7 +149,7 @@ class GradientNorms(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         check_private_names(self._model)
-        self._calls_in_earlier_epochs = len(self.steps)
+        self._epoch_begins_at = self._read().end
 
     def on_train_batch_begin(
         self, batch: int, logs: dict[str, Any] | None = None
@@ -159,11 +160,11 @@ class GradientNorms(keras.callbacks.Callback):
         if self._outputs:
             self._write(epoch)
         if self.logs and logs is not None:
-            layers = self._read().layers().since(self._calls_in_earlier_epochs)
-            self._calls_in_earlier_epochs += len(layers.steps)
+            layers = self._read().since(self._epoch_begins_at).layers()
+            self._epoch_begins_at = self._recording.end
             for layer, mean in zip(layers.names, layers.means(), strict=True):
                 logs[f"grad_norm/{layer}"] = float(mean)
-        if self.stop_on and len(self.steps):
+        if self.stop_on and self._read().end:
             for finding in self.diagnose():
                 if finding.kind in self.stop_on:
                     self._model.stop_training = True
@@ -216,7 +217,7 @@ class GradientNorms(keras.callbacks.Callback):
         self._warn_if_empty()
 
     def _warn_if_empty(self) -> None:
-        if not len(self.steps):
+        if not self._read().end:
             warnings.warn(
                 "GradientNorms has seen no gradient: no Keras optimizer that an "
                 "attribute of the model holds was called. Does the train step update "

@@ -66,8 +66,9 @@ def _has_automatic_name(layer: Any) -> bool:
     """
     name = _without_number(layer.name)
     number = int(layer.name[len(name) + 1 :] or 0)
-    is_of_class = name.replace("_", "") == type(layer).__name__.lower()
-    return is_of_class and number < _automatic_names().get(name, 0)
+    made_up = re.sub("^(forward|backward)_", "", name)  # within Bidirectional
+    is_of_class = made_up.replace("_", "") == type(layer).__name__.lower()
+    return is_of_class and number < _automatic_names().get(made_up, 0)
 
 
 def _automatic_names() -> dict[str, int]:

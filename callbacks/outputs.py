@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .recording import Recording
+from .recording import Column, Recording
 
 
 def to_dict(recording: Recording, variables: bool) -> dict[str, np.ndarray[Any, Any]]:
@@ -64,21 +64,20 @@ class CSVOutput:
         self, path: str | os.PathLike[str], separator: str, append: bool
     ) -> None:
         self.path, self.separator, self.append = path, separator, append
-        self.columns: list[str] = []
+        self.columns: list[Column] = []
         self.written = 0
 
     def write(self, recording: Recording, epoch: int | None) -> None:
-        columns = to_dict(recording, variables=False)
-        continues = list(columns) == self.columns
+        continues = recording.columns == self.columns
         if not continues and not self.append:
             self.written = 0  # also when a layer was unfrozen: all is written anew
         write_csv(
             self.path,
-            {name: values[self.written :] for name, values in columns.items()},
+            to_dict(recording.since(self.written), variables=False),
             separator=self.separator,
             append=continues or self.append,
         )
-        self.columns, self.written = list(columns), len(columns["step"])
+        self.columns, self.written = recording.columns, recording.end
 
 
 class TensorBoardOutput:
@@ -93,7 +92,7 @@ class TensorBoardOutput:
         self.written = 0
 
     def write(self, recording: Recording, epoch: int | None) -> None:
-        table = recording.layers().since(self.written)
+        table = recording.since(self.written).layers()
         if self.update_freq == "epoch":
             if epoch is None or not len(table.steps):
                 return
@@ -104,7 +103,7 @@ class TensorBoardOutput:
                 for step, norms in zip(table.steps, table.norms, strict=True)
                 if step % self.update_freq == 0
             ]
-        self.written += len(table.steps)
+        self.written = recording.end
         with self.writer.as_default():
             for step, norms in rows:
                 for name, norm in zip(table.names, norms, strict=True):

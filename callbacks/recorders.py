@@ -41,6 +41,9 @@ class Recorder:
     def after_run(self) -> None:
         """Is told that a run of the train function has ended."""
 
+    def discard_unfinished(self) -> None:
+        """Is told that a run of the train function has failed."""
+
     def read(self) -> None:
         """Moves what the device holds to `read_rows`, counts what was overwritten."""
         raise NotImplementedError

@@ -1,9 +1,13 @@
 """What `GradientNorms` has recorded, as NumPy arrays; knows no backend."""
 
+import contextlib
+import tempfile
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+IN_MEMORY = 64 * 2**20  # bytes of norms
 
 
 class Column(NamedTuple):
@@ -59,13 +63,6 @@ class Table(NamedTuple):
     norms: NDArray[np.float64]
     present: NDArray[np.bool_]
 
-    def since(self, call: int) -> "Table":
-        """The calls from the one at index `call` on."""
-        steps, optimizers, names, norms, present = self
-        return Table(
-            steps[call:], optimizers[call:], names, norms[call:], present[call:]
-        )
-
     def means(self) -> NDArray[np.float64]:
         """The mean of each column over the calls that it took part in, `[columns]`."""
         norms = np.ma.masked_array(self.norms, ~self.present)
@@ -74,54 +71,90 @@ class Table(NamedTuple):
 
 
 class Recording:
-    """Grows by `add`, reads as tables over variables or layers."""
+    """Grows by `add`, reads as tables over variables or layers.
+
+    Norms are kept in memory up to `IN_MEMORY` bytes, and beyond in temporary files
+    that vanish with the recording.
+    """
 
     def __init__(self) -> None:
         self._blocks: list[Rows] = []
-        self._variables: Table | None = None
-        self.lost = 0
+        self._in_memory = 0
+        self.columns: list[Column] = []  # every variable, from the input to the output
+        self.end = 0  # the number of the next optimizer call
 
     def add(self, rows: Rows) -> None:
-        if len(rows.steps):
-            self._blocks.append(rows)
-            self._variables = None
+        """Adds calls that come after all those that are there."""
+        if not len(rows.steps):
+            return
+        self._blocks.append(rows)
+        self.columns = sorted({*self.columns, *rows.layout.columns})
+        self.end = max(self.end, int(rows.steps[-1]) + 1)
+        self._in_memory += rows.norms.nbytes
+        if self._in_memory > IN_MEMORY:
+            self._move_to_files()
+
+    def _move_to_files(self) -> None:
+        """Moves the norms in memory to a file for each layout.
+
+        A disk without room for them loses nothing: they stay in memory.
+        """
+        grouped: dict[Layout, list[Rows]] = {}
+        moved = []
+        for rows in self._blocks:
+            if isinstance(rows.norms, np.memmap):
+                moved.append(rows)
+            else:
+                grouped.setdefault(rows.layout, []).append(rows)
+        for layout, blocks in grouped.items():
+            norms = np.concatenate([rows.norms for rows in blocks])
+            with contextlib.suppress(OSError), tempfile.TemporaryFile() as file:
+                norms.tofile(file)
+                norms = np.memmap(file, np.float64, "r", shape=norms.shape)
+            steps = np.concatenate([rows.steps for rows in blocks])
+            moved.append(Rows(layout, steps, norms))
+        self._blocks, self._in_memory = moved, 0
+
+    def since(self, step: int) -> "Recording":
+        """The calls numbered `step` and later, under the columns of all."""
+        later = Recording()
+        for layout, steps, norms in self._blocks:
+            first = int(np.searchsorted(steps, step))
+            later.add(Rows(layout, steps[first:], norms[first:]))
+        later.columns = self.columns
+        return later
 
     @property
     def dynamic_scale(self) -> bool:
         return any(rows.layout.dynamic_scale for rows in self._blocks)
 
-    @property
-    def columns(self) -> list[Column]:
-        """Every variable that was ever recorded, from the input to the output."""
-        return sorted({column for rows in self._blocks for column in rows.layout[1]})
-
     def variables(self) -> Table:
         """One column per variable."""
-        if self._variables is None:
-            columns = self.columns
-            place = {column: index for index, column in enumerate(columns)}
-            count = sum(len(rows.steps) for rows in self._blocks)
-            steps = np.empty(count, np.int64)
-            optimizers = np.empty(count, object)
-            norms = np.full((count, len(columns)), np.nan)
-            present = np.zeros((count, len(columns)), bool)
-            end = 0
-            for layout, block_steps, block_norms in self._blocks:
-                start, end = end, end + len(block_steps)
-                steps[start:end] = block_steps
-                optimizers[start:end] = layout.optimizer
-                taking_part = [place[column] for column in layout.columns]
-                norms[start:end, taking_part] = block_norms
-                present[start:end, taking_part] = True
-            order = np.argsort(steps, kind="stable")
-            self._variables = Table(
-                steps[order],
-                optimizers[order].astype(str),
-                [column.path for column in columns],
-                norms[order],
-                present[order],
-            )
-        return self._variables
+        place = {column: index for index, column in enumerate(self.columns)}
+        count = sum(len(rows.steps) for rows in self._blocks)
+        steps = np.concatenate(
+            [np.empty(0, np.int64), *(b.steps for b in self._blocks)]
+        )
+        row_of = np.empty(count, np.int64)
+        row_of[np.argsort(steps, kind="stable")] = np.arange(count)
+        optimizers = np.empty(count, object)
+        norms = np.full((count, len(self.columns)), np.nan)
+        present = np.zeros((count, len(self.columns)), bool)
+        end = 0
+        for layout, block_steps, block_norms in self._blocks:
+            start, end = end, end + len(block_steps)
+            rows = row_of[start:end]
+            cells = rows[:, None], [place[column] for column in layout.columns]
+            optimizers[rows] = layout.optimizer
+            norms[cells] = block_norms
+            present[cells] = True
+        return Table(
+            np.sort(steps),
+            optimizers.astype(str),
+            [column.path for column in self.columns],
+            norms,
+            present,
+        )
 
     def layers(self, *, kernels_only: bool = False) -> Table:
         """One column per layer: the L2 norm over its variables.
@@ -160,7 +193,9 @@ class Recording:
 
 def _joint_norm(table: Table, indices: list[int]) -> NDArray[np.float64]:
     """The L2 norm over some columns, NaN where none of them took part."""
-    present = table.present[:, indices]
-    squares = np.square(np.where(present, table.norms[:, indices], 0.0))
-    joint: NDArray[np.float64] = np.sqrt(squares.sum(axis=1))
-    return np.where(present.any(axis=1), joint, np.nan)
+    squares, taking_part = np.zeros(len(table.steps)), np.zeros(len(table.steps), bool)
+    for index in indices:  # one by one: a long recording is copied a column at a time
+        present = table.present[:, index]
+        squares += np.square(np.where(present, table.norms[:, index], 0.0))
+        taking_part |= present
+    return np.where(taking_part, np.sqrt(squares), np.nan)

@@ -1,14 +1,33 @@
 """Gradient norms on the TensorFlow backend: ring buffers written inside the graph."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from .capture import InstrumentedStep, replaced
 from .recorders import Recorder
 from .recording import Layout
+
+
+class TensorFlowInstrumentedStep(InstrumentedStep):
+    """Tells the recorders when a step has finished."""
+
+    recorders: "list[TensorFlowRecorder]"  # type: ignore[assignment]
+
+    def make_function(self) -> Callable[..., Any]:
+        original = self.model.train_step
+
+        def train_step(data: Any) -> Any:
+            logs = original(data)
+            for recorder in self.recorders:
+                recorder.finish_step()
+            return logs
+
+        with replaced(self.model, "train_step", train_step):
+            return super().make_function()
 
 
 class TensorFlowRecorder(Recorder):
@@ -19,10 +38,13 @@ class TensorFlowRecorder(Recorder):
     optimizers stay in order.
     """
 
+    step_class = TensorFlowInstrumentedStep
+
     def __init__(self, buffer_size: int, applied: bool) -> None:
         super().__init__(buffer_size, applied)
         self.rings: dict[Layout, tf.Variable] = {}
         self.calls = _create_variable(np.zeros((), np.int64))
+        self.finished_calls = _create_variable(np.zeros((), np.int64))
         self.calls_read = 0
         self.runs_until_reading = 1
 
@@ -33,14 +55,12 @@ class TensorFlowRecorder(Recorder):
             empty = np.full((self.buffer_size, 1 + len(gradients)), -1.0)
             self.rings[layout] = _create_variable(empty)
         replica = tf.distribute.get_replica_context()
-        replicated = replica is not None and replica.num_replicas_in_sync > 1
-        if replicated:
+        if replica is not None and replica.num_replicas_in_sync > 1:
             gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
         norms = _norms(gradients) / tf.cast(scale, tf.float64)
         if updates is not None:
             norms = tf.where(updates, norms, -tf.ones_like(norms))
-        # The id is a constant in the function of each replica: no need for a cond.
-        if not replicated or tf.get_static_value(replica.replica_id_in_sync_group) == 0:
+        if _is_first_replica():
             self._write(layout, norms)
 
     def _write(self, layout: Layout, norms: tf.Tensor) -> None:
@@ -54,6 +74,20 @@ class TensorFlowRecorder(Recorder):
         # The counter waits for the row: a step that fails must not count.
         with tf.control_dependencies([written]):
             self.calls.assign_add(1)
+
+    def finish_step(self) -> None:
+        """Runs at the end of the train step."""
+        operations = []
+        if not tf.executing_eagerly():
+            # An assertion that fails may run after the row has been written.
+            graph = tf.compat.v1.get_default_graph()
+            operations = [o for o in graph.get_operations() if o.op_def.is_stateful]
+        if _is_first_replica():
+            with tf.control_dependencies(operations):
+                self.finished_calls.assign(self.calls.read_value())
+
+    def discard_unfinished(self) -> None:
+        self.calls.assign(self.finished_calls)
 
     def after_run(self) -> None:
         self.runs_until_reading -= 1
@@ -79,6 +113,15 @@ class TensorFlowRecorder(Recorder):
         rows.sort(key=lambda row: row[0])
         self.keep([(layout, norms) for _, layout, norms in rows])
         self.calls_read = calls
+
+
+def _is_first_replica() -> bool:
+    """Whether this is the code of a strategy's first replica, or of no strategy."""
+    replica = tf.distribute.get_replica_context()
+    if replica is None or replica.num_replicas_in_sync == 1:
+        return True
+    # The id is a constant in the function of each replica: no need for a cond.
+    return bool(tf.get_static_value(replica.replica_id_in_sync_group) == 0)
 
 
 def _create_variable(value: Any) -> tf.Variable:

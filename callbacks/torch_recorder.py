@@ -20,6 +20,10 @@ class TorchRecorder(QueueRecorder):
 
     step_class = TorchInstrumentedStep
 
+    def __init__(self, buffer_size: int, applied: bool) -> None:
+        super().__init__(buffer_size, applied)
+        self.finished = 0
+
     def record(
         self, layout: Layout, gradients: list[Any], scale: Any, updates: Any = None
     ) -> None:
@@ -32,6 +36,16 @@ class TorchRecorder(QueueRecorder):
             if updates is not None:
                 row = torch.where(updates, row, -torch.ones_like(row))
         self.enqueue(layout, row)
+
+    def after_run(self) -> None:
+        self.finished = len(self.queue)
+
+    def discard_unfinished(self) -> None:
+        del self.queue[self.finished :]
+
+    def read(self) -> None:
+        super().read()
+        self.finished = 0
 
     def to_host(self, arrays: list[Any]) -> list[Any]:
         return [array.cpu().numpy() for array in arrays]

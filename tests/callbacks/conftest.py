@@ -6,8 +6,8 @@ import pytest
 
 collect_ignore = {
     "tensorflow": ["test_jax.py"],
-    "jax": ["test_tensorflow.py", "test_two_optimizers.py"],
-    "torch": ["test_tensorflow.py", "test_jax.py"],
+    "jax": ["test_tensorflow.py", "test_two_optimizers.py", "test_zoo_models.py"],
+    "torch": ["test_tensorflow.py", "test_jax.py", "test_zoo_models.py"],
 }[keras.backend.backend()]
 
 if keras.backend.backend() == "tensorflow":

@@ -216,6 +216,23 @@ def test_shared_and_nested_layers_are_named_once_by_their_path(points):
     assert sorted(names[0]) == ["dense_1", "encoder/dense", "encoder/dense_1"]
 
 
+def test_the_directions_of_a_layer_built_twice_have_equal_names():
+    names = []
+    for _ in range(2):
+        layers = [keras.layers.Bidirectional(keras.layers.LSTM(2))]
+        model = keras.Sequential([keras.Input((3, 4)), *layers, keras.layers.Dense(1)])
+        model.compile("sgd", "mse")
+        gradients = GradientNorms()
+        model.fit(np.ones((8, 3, 4)), np.ones((8, 1)), callbacks=[gradients], verbose=0)
+        names.append(list(gradients.history))
+    assert names[0] == names[1]
+    assert names[0] == [
+        "bidirectional/forward_lstm/lstm_cell",
+        "bidirectional/backward_lstm/lstm_cell",
+        "dense",
+    ]
+
+
 def test_names_that_were_given_are_kept(points):
     keras.backend.clear_session()  # Keras has made no name up yet.
     names = ["dense_1", "dense_2", "output"]

@@ -49,6 +49,31 @@ def test_a_strategy_records_the_aggregated_gradient(points):
     np.testing.assert_allclose(recorded, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("steps_per_execution", [1, 3])
+@pytest.mark.parametrize("eagerly", [True, False])
+def test_a_step_that_fails_has_no_row(eagerly, steps_per_execution, points):
+    def loss(y, outputs):
+        tf.debugging.assert_less(y, 100.0, message="bad label")
+        return mse(y, outputs)
+
+    expected = GradientNorms()
+    model = build()
+    model.compile("sgd", mse)
+    expected = fit(model, points, expected)
+    x, y = points[0], points[1].copy()
+    y[35] = 100
+    model = build()
+    model.compile(
+        "sgd", loss, run_eagerly=eagerly, steps_per_execution=steps_per_execution
+    )
+    gradients = GradientNorms()
+    with pytest.raises(tf.errors.InvalidArgumentError, match="bad label"):
+        fit(model, (x, y), gradients)
+    recorded = np.stack(list(gradients.variables.values()), axis=1)
+    np.testing.assert_allclose(recorded, expected[:4], rtol=1e-6)
+    assert not {"apply", "stateless_apply"} & vars(model.optimizer).keys()
+
+
 class ManyCalls(keras.Model):
     """Calls its optimizer five times per step."""
 

@@ -26,8 +26,15 @@ def official_files() -> pathlib.Path:
 def prepared_data_dir(
     official_files: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
 ) -> pathlib.Path:
-    """A data_dir in which MNIST and Fashion-MNIST are prepared, at the same time."""
-    data_dir = tmp_path_factory.mktemp("tensorflow_datasets")
+    """A data_dir in which MNIST and Fashion-MNIST are prepared, at the same time.
+
+    The processes that share the tests out share it: whoever comes second finds the
+    datasets prepared.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    data_dir = folder / "tensorflow_datasets"
     program = (
         "import sys; from zoo.datasets import prepare_dataset;"
         "prepare_dataset(sys.argv[1], source_dir=sys.argv[2], data_dir=sys.argv[3])"

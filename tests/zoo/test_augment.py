@@ -89,3 +89,18 @@ def test_elastic_field_has_simards_strength():
     rows = rows / result.sum((1, 2))[seen]
     expected = 34 / np.sqrt(3) / (2 * np.sqrt(np.pi) * 4)
     assert np.std(rows) == pytest.approx(expected, rel=0.15)
+
+
+def test_erasing_sets_one_rectangle_to_zero_in_a_share_of_the_images():
+    x = np.full((2000, 28, 20, 1), 255, "uint8")
+    erased = distort(x, np.random.default_rng(0), erase=0.5)[..., 0] == 0
+    hit = erased.any((1, 2))
+    assert 0.45 < hit.mean() < 0.55
+    area = erased[hit].mean((1, 2))
+    assert 0.01 < area.min() < 0.03
+    assert 0.30 < area.max() < 0.36
+    rows, columns = erased.any(2), erased.any(1)
+    np.testing.assert_array_equal(erased, rows[:, :, None] & columns[:, None, :])
+    for line in (rows[hit], columns[hit]):
+        edges = np.abs(np.diff(line.astype(int), axis=1, prepend=0, append=0)).sum(1)
+        np.testing.assert_array_equal(edges, 2)
