@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 from keras import ops
+from keras.optimizers import Optimizer
 
 from .naming import variable_columns
 from .recording import Layout
@@ -34,6 +35,7 @@ PRIVATE_NAMES = {
         "_iterations",
         "_get_variable_index",
         "_clip_gradients",
+        "gradient_accumulation_steps",
     ),
 }
 
@@ -95,13 +97,14 @@ class Guard:
 
     def add(self, recorder: "Recorder") -> None:
         """Makes the step now: during a call, JAX variables may have no value."""
-        self.recorders.append(recorder)
+        if recorder not in self.recorders:
+            self.recorders.append(recorder)
         made = self.recorders[0].steps
         key = tuple(self.recorders)
         if key not in made or made[key].original is not self.original:
-            made[key] = recorder.step_class(self.model, self.recorders[:])
-            made[key].original = self.original
-            made[key].function = made[key].make_function()
+            made[key] = recorder.step_class(
+                self.model, self.original, list(key), find_optimizers(self.model)
+            )
         self.step = made[key]
 
     def is_stale(self) -> bool:
@@ -112,36 +115,36 @@ class Guard:
 
     def __call__(self, *args: Any) -> Any:
         self.remove()
-        if self.is_stale():
-            return self.original(*args)
-        try:
-            return self.step(*args)
-        except BaseException:
-            for recorder in self.recorders:
-                recorder.discard_unfinished()
-                recorder.on_error()
-            raise
+        return self.original(*args) if self.is_stale() else self.step(*args)
 
 
 class InstrumentedStep:
-    """A train function of `model` whose optimizer calls go past `recorders`."""
+    """A train function of `model` whose optimizer calls go past `recorders`.
+
+    Args:
+        model: The model.
+        original: The train function that it stands in for.
+        recorders: Who is shown the gradients.
+        optimizers: The optimizers to hook, as (label, optimizer).
+    """
 
     def __init__(
         self,
         model: Any,
+        original: Any,
         recorders: "list[Recorder]",
-        optimizers: list[tuple[str, Any]] | None = None,
+        optimizers: list[tuple[str, Any]],
     ) -> None:
         self.model = model
-        self.original = model.train_function
+        self.original = original
         self.recorders = recorders
         self.layouts: dict[tuple[Any, ...], Layout] = {}
         self.hooks = [
             (optimizer, method, hook)
-            for label, optimizer in optimizers or find_optimizers(model)
+            for label, optimizer in optimizers
             for method, hook in self.make_hooks(optimizer, label).items()
         ]
-        self.function: Callable[..., Any] | None = None
+        self.function = self.make_function()
 
     def make_function(self) -> Callable[..., Any]:
         """Makes a train function that shares no compiled code with the original."""
@@ -151,10 +154,13 @@ class InstrumentedStep:
         return function
 
     def __call__(self, *args: Any) -> Any:
-        if self.function is None:
-            self.function = self.make_function()
-        with self.hooked():
-            outputs = self.function(*args)
+        try:
+            with self.hooked():
+                outputs = self.function(*args)
+        except BaseException:
+            for recorder in self.recorders:
+                recorder.fail()
+            raise
         for recorder in self.recorders:
             recorder.after_run()
         return outputs
@@ -188,7 +194,8 @@ class InstrumentedStep:
         """Shows the recorders the gradients of one optimizer call."""
         pairs = [
             (gradient, variable)
-            for gradient, variable in zip(grads, variables, strict=True)
+            # As in Keras' `apply`, there may be fewer gradients than variables.
+            for gradient, variable in zip(grads, variables, strict=False)
             if gradient is not None
             and not getattr(variable, "overwrite_with_gradient", False)
         ]
@@ -209,9 +216,11 @@ class InstrumentedStep:
     def _layout(self, optimizer: Any, label: str, variables: list[Any]) -> Layout:
         key = (label, *map(id, variables))
         if key not in self.layouts:
-            columns = variable_columns(self.model, variables)
+            columns, positions = variable_columns(self.model, variables)
             has_dynamic_scale = hasattr(optimizer, "dynamic_scale")
-            self.layouts[key] = Layout(label, tuple(columns), has_dynamic_scale)
+            self.layouts[key] = Layout(
+                label, tuple(columns), tuple(positions), has_dynamic_scale
+            )
         return self.layouts[key]
 
 
@@ -219,24 +228,33 @@ def find_optimizers(model: Any) -> list[tuple[str, Any]]:
     """Every optimizer that an attribute of the model holds, as (label, optimizer).
 
     The label is the attribute's name, with an index or a key if the attribute is a
-    list or a dict. The compiled optimizer comes first. The optimizer inside a
-    `LossScaleOptimizer` is not listed: it is called by its owner.
+    list or a dict, and after the name of the model within the model that has it. The
+    compiled optimizer comes first. The optimizer inside a `LossScaleOptimizer` is not
+    listed: it is called by its owner.
     """
     found: dict[int, tuple[str, Any]] = {}
-    public = {k: v for k, v in vars(model).items() if not k.startswith("_")}
-    for name, value in {
-        "optimizer": getattr(model, "optimizer", None),
-        **public,
-    }.items():
-        if isinstance(value, list | tuple):
-            candidates = {f"{name}[{i}]": item for i, item in enumerate(value)}
-        elif isinstance(value, dict):
-            candidates = {f"{name}[{key!r}]": item for key, item in value.items()}
-        else:
-            candidates = {name: value}
-        for label, candidate in candidates.items():
-            if isinstance(candidate, keras.optimizers.Optimizer):
-                found.setdefault(id(candidate), (label, candidate))
+    models = [("", model)] + [
+        (f"{layer.name}.", layer)
+        for layer in model._flatten_layers(include_self=False)
+        if isinstance(layer, keras.Model)
+    ]
+    for prefix, owner in models:
+        # TensorFlow and Keras keep private lists of what an attribute holds.
+        attributes = sorted(
+            vars(owner).items(),
+            key=lambda item: (not isinstance(item[1], Optimizer), item[0][0] == "_"),
+        )
+        compiled = {"optimizer": getattr(owner, "optimizer", None)}
+        for name, value in {**compiled, **dict(attributes)}.items():
+            if isinstance(value, list | tuple):
+                candidates = {f"{name}[{i}]": item for i, item in enumerate(value)}
+            elif isinstance(value, dict):
+                candidates = {f"{name}[{key!r}]": item for key, item in value.items()}
+            else:
+                candidates = {name: value}
+            for label, candidate in candidates.items():
+                if isinstance(candidate, Optimizer):
+                    found.setdefault(id(candidate), (prefix + label, candidate))
     inner = {id(getattr(opt, "inner_optimizer", None)) for _, opt in found.values()}
     return [item for key, item in found.items() if key not in inner]
 

@@ -236,7 +236,8 @@ def _trend(
 
 def _growth(table: Table, threshold: float) -> Iterator[Finding]:
     """Norms that outgrow, in time, every layer's norm before the first update."""
-    first = table.present.argmax(axis=0)
+    # A loss scale that is too large at first overflows before it has been halved.
+    first = (table.present & np.isfinite(table.norms)).argmax(axis=0)
     start = np.nanmax(table.norms[first, np.arange(len(table.names))], initial=0.0)
     norms = np.where(np.isfinite(table.norms), table.norms, 0.0)
     large = norms > threshold * start

@@ -1,5 +1,6 @@
 """The real gradient of every layer at every optimizer step."""
 
+import atexit
 import contextlib
 import os
 import warnings
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from .capture import Guard, check_private_names, replaced
 from .diagnosis import ADVICE, Diagnosis, diagnose
 from .outputs import CSVOutput, TensorBoardOutput, to_dict, write_csv
-from .recorders import make_recorder
+from .recorders import Recorder, make_recorder
 from .recording import Recording
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ class GradientNorms(keras.callbacks.Callback):
     `steps_per_execution`; none is computed anew. Under mixed precision they are
     divided by the loss scale.
     Training is not altered: the weights are bit for bit those of a run without it.
+    (One exception is known: XLA on the JAX backend may round the last bit of a
+    convolution's gradient otherwise if the optimizer clips norms.)
 
     Reference:
 
@@ -37,7 +40,8 @@ class GradientNorms(keras.callbacks.Callback):
     Layers are named by their path in the model, in its order from the input to the
     output, and variables by that path and their own name: `encoder/dense` and
     `encoder/dense/kernel`. Names that Keras made up (`dense_7`) are counted anew
-    within the model, so that models built alike have equal names.
+    within the model, so that models built alike have equal names; names numbered from
+    1, as people do, are kept.
 
     A later `fit` with the same callback and model goes on where the last one ended;
     another model begins a new recording.
@@ -46,8 +50,9 @@ class GradientNorms(keras.callbacks.Callback):
         applied: Boolean, whether to record gradients as the optimizer applies them,
             clipped and, with `gradient_accumulation_steps`, averaged, one row per
             update. By default they are recorded as they come, one row per batch.
-        csv: Path of a file to which rows are added at the end of each epoch and when
-            a train step fails: step, optimizer, global norm, every layer's norm.
+        csv: Path of a file to which rows are added at the end of each epoch, when a
+            train step fails and, after any other exception, when Python exits: step,
+            optimizer, global norm, every layer's norm.
         separator: String between the values of that file.
         append: Boolean, whether to add to the rows that the file has.
         log_dir: Path of the directory for TensorBoard: a scalar per layer, and the
@@ -130,15 +135,20 @@ class GradientNorms(keras.callbacks.Callback):
         self._begin_recording()
 
     def _begin_recording(self) -> None:
-        self._recorder = make_recorder(self.buffer_size, self.applied)
-        self._recorder.on_error = self._write
         self._recording = Recording()
-        self._epoch_begins_at = 0
+        self._recorder = self._make_recorder()
+        self._fit_begins_at = self._epoch_begins_at = 0
         self._outputs: list[CSVOutput | TensorBoardOutput] = []
         if self.csv is not None:
             self._outputs.append(CSVOutput(self.csv, self.separator, self.append))
         if self.log_dir is not None:
             self._outputs.append(TensorBoardOutput(self.log_dir, self.update_freq))
+
+    def _make_recorder(self) -> Recorder:
+        recorder = make_recorder(self.buffer_size, self.applied)
+        recorder.on_error = self._write
+        recorder.counted = self._recording.end
+        return recorder
 
     def set_model(self, model: Any) -> None:
         if self._model is not None and model is not self._model:
@@ -149,7 +159,10 @@ class GradientNorms(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         check_private_names(self._model)
-        self._epoch_begins_at = self._read().end
+        self._fit_begins_at = self._epoch_begins_at = self._read().end
+        # An exception in another callback is not seen: what is recorded by then is
+        # written when Python exits.
+        atexit.register(self._recorder.fail)
 
     def on_train_batch_begin(
         self, batch: int, logs: dict[str, Any] | None = None
@@ -161,19 +174,20 @@ class GradientNorms(keras.callbacks.Callback):
             self._write(epoch)
         if self.logs and logs is not None:
             layers = self._read().since(self._epoch_begins_at).layers()
-            self._epoch_begins_at = self._recording.end
             for layer, mean in zip(layers.names, layers.means(), strict=True):
                 logs[f"grad_norm/{layer}"] = float(mean)
-        if self.stop_on and self._read().end:
-            for finding in self.diagnose():
+        if self.stop_on and self._read().end > self._fit_begins_at:
+            for finding in diagnose(self._recording.since(self._fit_begins_at)):
                 if finding.kind in self.stop_on:
                     self._model.stop_training = True
                     warnings.warn(
                         f"GradientNorms ends training: {finding}", stacklevel=2
                     )
                     break
+        self._epoch_begins_at = self._recording.end
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        atexit.unregister(self._recorder.fail)
         self._warn_if_empty()
 
     @contextlib.contextmanager
@@ -201,28 +215,35 @@ class GradientNorms(keras.callbacks.Callback):
         print(gradients.diagnose())
         ```
         """
-        self.set_model(model)
+        if not isinstance(optimizer, keras.optimizers.Optimizer):
+            raise TypeError(
+                "`watch` takes a Keras optimizer and a Keras model, in this order. "
+                f"Received: optimizer={optimizer!r}, model={model!r}"
+            )
         check_private_names(model)
+        self.set_model(model)
+        self._fit_begins_at = self._read().end
         recorder = self._recorder
-        step = recorder.step_class(model, [recorder], [("optimizer", optimizer)])
+        step = recorder.step_class(
+            model, model.train_function, [recorder], [("optimizer", optimizer)]
+        )
         try:
             with step.hooked(), replaced(model, "train_function", step):
                 yield self
         finally:
-            self._read()
+            self._write()
             # Functions compiled in the block go on writing to the old recorder.
-            self._recorder = make_recorder(self.buffer_size, self.applied)
-            self._recorder.on_error = self._write
-            self._recorder.counted = recorder.counted
+            recorder.close()
+            self._recorder = self._make_recorder()
         self._warn_if_empty()
 
     def _warn_if_empty(self) -> None:
-        if not self._read().end:
+        if self._read().end == self._fit_begins_at:
             warnings.warn(
-                "GradientNorms has seen no gradient: no Keras optimizer that an "
-                "attribute of the model holds was called. Does the train step update "
-                "the weights by other means, is no weight trainable, or was a custom "
-                "loop compiled before it was watched?",
+                "GradientNorms has seen no gradient: no Keras optimizer was called "
+                "that an attribute of the model held when training began. Does the "
+                "train step update the weights by other means, is no weight "
+                "trainable, or was a custom loop compiled before it was watched?",
                 stacklevel=3,
             )
 

@@ -1,5 +1,6 @@
 """Gradient norms on the JAX backend: one more output of the jitted step."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -82,6 +83,7 @@ class JaxRecorder(QueueRecorder):
         # Within the instrumented step, its further output: norms by (place in the
         # step, index of the layout), integers that compiled code hands through.
         self.traced: dict[tuple[int, int], jax.Array] | None = None
+        self.closed = False
 
     def record(
         self, layout: Layout, gradients: list[Any], scale: Any, updates: Any = None
@@ -90,9 +92,12 @@ class JaxRecorder(QueueRecorder):
         if updates is not None:
             norms = jnp.where(updates, norms, -1.0)
         if self.traced is None:
-            # A custom loop, whose jitted functions have no output for us.
+            # A custom loop, whose jitted functions have no output for us. JAX keeps
+            # the order of effects on a single device only.
             jax.debug.callback(
-                lambda row: self.queue.append((layout, row)), norms, ordered=True
+                functools.partial(self.receive_from_loop, layout),
+                norms,
+                ordered=jax.device_count() == 1,
             )
             return
         if layout not in self.layouts:
@@ -106,6 +111,16 @@ class JaxRecorder(QueueRecorder):
     def receive(self, norms: dict[tuple[int, int], jax.Array]) -> None:
         for (_, index), row in sorted(norms.items(), key=lambda item: item[0]):
             self.enqueue(self.layouts[index], row)
+
+    def receive_from_loop(self, layout: Layout, norms: Any) -> None:
+        """Runs in a thread of JAX's, which must not wait for itself."""
+        if not self.closed:
+            self.queue.append((layout, norms))
+            if len(self.queue) >= self.buffer_size:
+                super().read()
+
+    def close(self) -> None:
+        self.closed = True
 
     def read(self) -> None:
         jax.effects_barrier()

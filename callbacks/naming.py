@@ -1,13 +1,15 @@
 """Stable, readable names for the variables of a Keras model."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from .recording import Column
+from .recording import Column, Position
 
 
-def variable_columns(model: Any, variables: list[Any]) -> list[Column]:
+def variable_columns(
+    model: Any, variables: list[Any]
+) -> tuple[list[Column], list[Position]]:
     """Names `variables` by the layer of `model` that owns them.
 
     A layer's path leads through the layers that contain it (`encoder/dense`) and
@@ -20,68 +22,76 @@ def variable_columns(model: Any, variables: list[Any]) -> list[Column]:
             owns is named by its own path.
 
     Returns:
-        A list of `Column`, one per variable.
+        A `Column` and a `Position` for each variable.
     """
-    owned: dict[int, tuple[int, str, str]] = {}
-    for path, own in _walk(model, "", set()):
+    automatic = _automatic_names(model._flatten_layers(include_self=False))
+    owned: dict[int, tuple[Column, Position]] = {}
+    for position, path, own in _walk(model, (), "", automatic, set()):
         taken: set[str] = set()
-        for variable in own:
-            if id(variable) not in owned:
-                name = _unique(variable.name, taken)
-                owned[id(variable)] = (len(owned), path, name)
+        for number, variable in enumerate(own):
+            name = _unique(variable.name, taken)
+            column = Column(path, name, len(variable.shape))
+            owned.setdefault(id(variable), (column, (*position, number)))
     columns: list[Column] = []
+    positions: list[Position] = []
     for variable in variables:
-        outside = getattr(variable, "path", variable.name).rpartition("/")
-        default = (len(owned) + len(columns), outside[0] or outside[2], outside[2])
-        position, path, name = owned.get(id(variable), default)
-        columns.append(Column(position, path, name, len(variable.shape)))
-    return columns
+        path, _, name = getattr(variable, "path", variable.name).rpartition("/")
+        outside = Column(path or name, name, len(variable.shape))
+        last = len(model.layers) if hasattr(model, "layers") else 0
+        column, position = owned.get(id(variable), (outside, (last, len(columns))))
+        columns.append(column)
+        positions.append(position)
+    return columns, positions
 
 
-def _walk(layer: Any, path: str, seen: set[int]) -> Iterator[tuple[str, list[Any]]]:
-    """Yields (path, variables of its own) of each layer, containers first."""
+def _walk(
+    layer: Any, position: Position, path: str, automatic: set[str], seen: set[int]
+) -> Iterator[tuple[Position, str, list[Any]]]:
+    """Yields (position, path, own variables) of each layer, containers first."""
     seen.add(id(layer))
     children = layer._flatten_layers(include_self=False, recursive=False)
     inherited = {id(v) for child in children for v in child.weights}
-    yield path or "model", [v for v in layer.weights if id(v) not in inherited]
+    own = [v for v in layer.weights if id(v) not in inherited]
+    yield position, path or "model", own
     taken: set[str] = set()
     names = {}
-    for child in sorted(children, key=_has_automatic_name):
+    for child in sorted(children, key=lambda child: child.name in automatic):
         name = child.name
-        if _has_automatic_name(child):
-            name = _without_number(name)
+        if name in automatic:
+            name = _split(name)[0]
         names[id(child)] = _unique(name, taken)
-    for child in children:
+    for number, child in enumerate(children):
         if id(child) not in seen:
             name = names[id(child)]
-            yield from _walk(child, f"{path}/{name}" if path else name, seen)
+            child_path = f"{path}/{name}" if path else name
+            yield from _walk(child, (*position, number), child_path, automatic, seen)
 
 
-def _has_automatic_name(layer: Any) -> bool:
-    """Whether Keras made the layer's name up, from its class and a running number.
+def _automatic_names(layers: Iterable[Any]) -> set[str]:
+    """The names that Keras made up, from a layer's class and a running number.
 
     Such numbers count on through the process (`dense_7`), so they are counted anew
-    within the model. A name that was given in the same form counts as given as long
-    as Keras' own count has not come so far.
+    within the model. A layer does not tell whether its name was given, but people who
+    number by hand begin at 1 (`dense_1`, `dense_2`): such names are kept.
     """
-    name = _without_number(layer.name)
-    number = int(layer.name[len(name) + 1 :] or 0)
-    made_up = re.sub("^(forward|backward)_", "", name)  # within Bidirectional
-    is_of_class = made_up.replace("_", "") == type(layer).__name__.lower()
-    return is_of_class and number < _automatic_names().get(made_up, 0)
+    numbers: dict[str, dict[str, int]] = {}
+    for layer in layers:
+        name, number = _split(layer.name)
+        made_up = re.sub("^(forward|backward)_", "", name)  # within Bidirectional
+        if made_up.replace("_", "") == type(layer).__name__.lower():
+            numbers.setdefault(name, {})[layer.name] = number
+    return {
+        name
+        for group in numbers.values()
+        if len(group) == 1 or sorted(group.values()) != list(range(1, len(group) + 1))
+        for name in group
+    }
 
 
-def _automatic_names() -> dict[str, int]:
-    """How many names Keras has made up, by class."""
-    try:
-        from keras.src.backend.common import global_state
-    except ImportError:
-        return {}
-    return global_state.get_global_attribute("object_name_uids") or {}
-
-
-def _without_number(name: str) -> str:
-    return re.sub(r"_\d+$", "", name)
+def _split(name: str) -> tuple[str, int]:
+    """`("dense", 7)` from `"dense_7"`, `("dense", 0)` from `"dense"`."""
+    match = re.fullmatch(r"(.+?)_(\d+)", name)
+    return (match[1], int(match[2])) if match else (name, 0)
 
 
 def _unique(name: str, taken: set[str]) -> str:

@@ -1,13 +1,13 @@
 """Where recorded gradient norms are written: CSV files and TensorBoard."""
 
+import collections
 import csv
 import os
-import pathlib
 from typing import Any
 
 import numpy as np
 
-from .recording import Column, Recording
+from .recording import Column, Recording, Table
 
 
 def to_dict(recording: Recording, variables: bool) -> dict[str, np.ndarray[Any, Any]]:
@@ -42,7 +42,8 @@ def write_csv(
     """
     header = ""
     if append and os.path.exists(path):
-        header = pathlib.Path(path).read_text().partition("\n")[0]
+        with open(path) as file:
+            header = file.readline().rstrip("\n")
     with open(path, "a" if append else "w", newline="") as file:
         writer = csv.writer(file, delimiter=separator, lineterminator="\n")
         if not header:
@@ -68,6 +69,8 @@ class CSVOutput:
         self.written = 0
 
     def write(self, recording: Recording, epoch: int | None) -> None:
+        if recording.end == self.written:
+            return
         continues = recording.columns == self.columns
         if not continues and not self.append:
             self.written = 0  # also when a layer was unfrozen: all is written anew
@@ -89,25 +92,34 @@ class TensorBoardOutput:
         self.summary = tf.summary
         self.writer = tf.summary.create_file_writer(os.path.join(log_dir, "gradients"))
         self.update_freq = 1 if update_freq == "batch" else update_freq
+        self.calls = collections.Counter[str]()
         self.written = 0
 
     def write(self, recording: Recording, epoch: int | None) -> None:
         table = recording.since(self.written).layers()
-        if self.update_freq == "epoch":
-            if epoch is None or not len(table.steps):
-                return
-            rows = [(epoch, table.means())]
-        else:
-            rows = [
-                (int(step), norms)
-                for step, norms in zip(table.steps, table.norms, strict=True)
-                if step % self.update_freq == 0
-            ]
+        if not len(table.steps) or (self.update_freq == "epoch" and epoch is None):
+            return
         self.written = recording.end
+        if self.update_freq == "epoch":
+            rows = [(epoch, table.means(), table.present.any(axis=0))]
+        else:
+            due = self._due(table, int(self.update_freq))
+            columns = table.steps[due], table.norms[due], table.present[due]
+            rows = list(zip(*columns, strict=True))
         with self.writer.as_default():
-            for step, norms in rows:
-                for name, norm in zip(table.names, norms, strict=True):
-                    self.summary.scalar(f"gradient_norm/{name}", norm, step)
+            for step, norms, present in rows:
+                for index in np.flatnonzero(present):
+                    name = f"gradient_norm/{table.names[index]}"
+                    self.summary.scalar(name, norms[index], step)
                 positive = norms[np.isfinite(norms) & (norms > 0)]
                 self.summary.histogram("log10_gradient_norm", np.log10(positive), step)
         self.writer.flush()
+
+    def _due(self, table: Table, every: int) -> list[int]:
+        """The rows to write: one in `every` of each optimizer's calls."""
+        due = []
+        for row, optimizer in enumerate(table.optimizers):
+            if self.calls[optimizer] % every == 0:
+                due.append(row)
+            self.calls[optimizer] += 1
+        return due

@@ -1,5 +1,6 @@
 """Keeps gradient norms on the device; what the recorders of all backends share."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -41,8 +42,19 @@ class Recorder:
     def after_run(self) -> None:
         """Is told that a run of the train function has ended."""
 
+    def close(self) -> None:
+        """Is told that nobody will read any more."""
+
+    def fail(self) -> None:
+        """Is told that training has failed."""
+        self.discard_unfinished()
+        try:
+            self.on_error()
+        except Exception as error:  # It must not stand in the place of the step's.
+            warnings.warn(f"GradientNorms cannot write: {error}", stacklevel=2)
+
     def discard_unfinished(self) -> None:
-        """Is told that a run of the train function has failed."""
+        """Forgets the calls of a step that has failed."""
 
     def read(self) -> None:
         """Moves what the device holds to `read_rows`, counts what was overwritten."""
@@ -93,6 +105,12 @@ class QueueRecorder(Recorder):
         raise NotImplementedError
 
 
+def uses_nnx() -> bool:
+    """Whether Keras' JAX backend keeps its variables in Flax NNX."""
+    is_enabled = getattr(keras.config, "is_nnx_enabled", None)  # since Keras 3.11
+    return is_enabled is not None and bool(is_enabled())
+
+
 def make_recorder(buffer_size: int, applied: bool) -> Recorder:
     """The recorder for the Keras backend in use."""
     backend = keras.backend.backend()
@@ -100,7 +118,7 @@ def make_recorder(buffer_size: int, applied: bool) -> Recorder:
         from .tensorflow_recorder import TensorFlowRecorder
 
         return TensorFlowRecorder(buffer_size, applied)
-    if backend == "jax" and not keras.config.is_nnx_enabled():
+    if backend == "jax" and not uses_nnx():
         from .jax_recorder import JaxRecorder
 
         return JaxRecorder(buffer_size, applied)

@@ -13,11 +13,9 @@ IN_MEMORY = 64 * 2**20  # bytes of norms
 class Column(NamedTuple):
     """One variable of the model.
 
-    `position` is its place in the model, counted from the input; `rank` is the
-    number of its axes: kernels have two or more, biases and scales one.
+    `rank` is the number of its axes: kernels have two or more, biases and scales one.
     """
 
-    position: int
     layer: str
     name: str
     rank: int
@@ -27,15 +25,22 @@ class Column(NamedTuple):
         return f"{self.layer}/{self.name}"
 
 
+# The place of a variable among those of a model, from the input to the output: its
+# number within its layer, after the numbers of the layers that lead to it.
+Position = tuple[int, ...]
+
+
 class Layout(NamedTuple):
     """Who took part in an optimizer call: the optimizer's label and its variables.
 
+    `positions` are those of the columns, which may change as a model is built on.
     `dynamic_scale` tells that the optimizer is a `LossScaleOptimizer`, which skips
     steps whose gradient is not finite and halves its scale.
     """
 
     optimizer: str
     columns: tuple[Column, ...]
+    positions: tuple[Position, ...]
     dynamic_scale: bool
 
 
@@ -80,6 +85,7 @@ class Recording:
     def __init__(self) -> None:
         self._blocks: list[Rows] = []
         self._in_memory = 0
+        self._positions: dict[Column, Position] = {}
         self.columns: list[Column] = []  # every variable, from the input to the output
         self.end = 0  # the number of the next optimizer call
 
@@ -88,7 +94,11 @@ class Recording:
         if not len(rows.steps):
             return
         self._blocks.append(rows)
-        self.columns = sorted({*self.columns, *rows.layout.columns})
+        layout = rows.layout
+        self._positions |= zip(layout.columns, layout.positions, strict=True)
+        self.columns = sorted(
+            self._positions, key=lambda column: self._positions[column]
+        )
         self.end = max(self.end, int(rows.steps[-1]) + 1)
         self._in_memory += rows.norms.nbytes
         if self._in_memory > IN_MEMORY:

@@ -26,6 +26,8 @@ class TensorFlowInstrumentedStep(InstrumentedStep):
                 recorder.finish_step()
             return logs
 
+        for recorder in self.recorders:
+            recorder.expect_other_steps()
         with replaced(self.model, "train_step", train_step):
             return super().make_function()
 
@@ -46,7 +48,11 @@ class TensorFlowRecorder(Recorder):
         self.calls = _create_variable(np.zeros((), np.int64))
         self.finished_calls = _create_variable(np.zeros((), np.int64))
         self.calls_read = 0
-        self.runs_until_reading = 1
+        self.expect_other_steps()
+
+    def expect_other_steps(self) -> None:
+        """Begins to learn anew how many optimizer calls a run makes, by reading."""
+        self.runs, self.most_calls_per_run, self.runs_until_reading = 0, 1, 1
 
     def record(
         self, layout: Layout, gradients: list[Any], scale: Any, updates: Any = None
@@ -90,17 +96,19 @@ class TensorFlowRecorder(Recorder):
         self.calls.assign(self.finished_calls)
 
     def after_run(self) -> None:
-        self.runs_until_reading -= 1
-        if self.runs_until_reading <= 0:
-            before = self.calls_read
+        self.runs += 1
+        if self.runs >= self.runs_until_reading:
             self.read()
-            # How many optimizer calls a run of the train function makes is learned
-            # by reading, for which reason the very first run is read at once.
-            calls_per_run = max(1, self.calls_read - before)
-            self.runs_until_reading = max(1, self.buffer_size // calls_per_run)
 
     def read(self) -> None:
         calls = int(self.calls.numpy())
+        if self.runs:
+            calls_per_run = -(-(calls - self.calls_read) // self.runs)
+            self.most_calls_per_run = max(self.most_calls_per_run, calls_per_run)
+            self.runs_until_reading = max(
+                1, self.buffer_size // self.most_calls_per_run
+            )
+            self.runs = 0
         oldest = max(self.calls_read, calls - self.buffer_size)
         self.lost += oldest - self.calls_read
         self.counted += oldest - self.calls_read

@@ -1,5 +1,7 @@
 """What every builder shares: input, preprocessing, head and the loading of weights."""
 
+import math
+import numbers
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -69,8 +71,15 @@ class Blueprint:
         self.fresh_head = self.card is not None and self.classes != saved_classes
 
     def _shape(self, shape: Any) -> tuple[int | None, ...]:
-        if self.input_tensor is not None:
-            shape = tuple(self.input_tensor.shape[1:])
+        tensor = self.input_tensor
+        if tensor is not None:
+            if not keras.backend.is_keras_tensor(tensor):
+                raise TypeError(
+                    "`input_tensor` must be a Keras tensor, the output of "
+                    f"`keras.Input` or of a layer. Received: {tensor!r} (of type "
+                    f"{type(tensor).__name__})."
+                )
+            shape = tuple(tensor.shape[1:])
         if not isinstance(shape, Sequence) or not all(
             d is None or (isinstance(d, int) and d > 0) for d in shape
         ):
@@ -120,17 +129,14 @@ class Blueprint:
                     f"{self.model_name!r} needs an input of one fixed size, such as "
                     f"(28, 28, 1) or (784,). Received: input_shape={shape}."
                 )
+            if self.card and not _same_pixels(shape, self.card.input_shape):
+                raise self._misfit(self.card)
         else:
             self._check_image(shape, smallest)
 
         inputs = self.input_tensor
         if inputs is None:
             inputs = keras.Input(shape, name="image")
-        elif not keras.backend.is_keras_tensor(inputs):
-            raise TypeError(
-                "`input_tensor` must be a Keras tensor, the output of `keras.Input` or "
-                f"of a layer. Received: {inputs!r} (of type {type(inputs).__name__})."
-            )
         x = inputs
         if self.include_preprocessing:
             x = layers.Rescaling(1 / 255, name="rescaling")(x)
@@ -172,15 +178,17 @@ class Blueprint:
                 x = layers.Activation(
                     self.classifier_activation, dtype="float32", name="predictions"
                 )(x)
+        before: list[Any] = []  # the layers that lead to `input_tensor`
         if self.input_tensor is not None:
             sources = keras.utils.get_source_inputs(inputs)
+            before = keras.Model(sources, inputs).layers
             inputs = sources[0] if len(sources) == 1 else sources
         model = keras.Model(inputs, x, name=self.name)
         if self.path:
-            self._load(model)
+            self._load(model, before)
         return model
 
-    def _load(self, model: keras.Model) -> None:
+    def _load(self, model: keras.Model, before: list[Any]) -> None:
         """Loads the saved layers: all of them, but for a head that is not wanted."""
         saved = self.saved
         if not self.include_top:
@@ -195,26 +203,30 @@ class Blueprint:
             )
             saved = {**saved, HEAD: head.get_weights()}
         try:
-            load_layers(model, saved, source=self.path)
+            load_layers(model, saved, source=self.path, leave_out=before)
         except ValueError as error:
             if self.card and self.input_shape != self.card.input_shape:
-                raise ValueError(
-                    f"The weights {self.card.id!r} do not fit this input: expected "
-                    f"input_shape={self.card.input_shape}, to which images can be "
-                    f"resized. Received: input_shape={self.input_shape}."
-                ) from error
+                raise self._misfit(self.card) from error
             raise
         if self.card and self.include_top and not self.fresh_head:
             model.categories = self.card.categories
 
+    def _misfit(self, card: Weights) -> ValueError:
+        return ValueError(
+            f"The weights {card.id!r} do not fit this input: expected input_shape="
+            f"{card.input_shape}, to which images can be resized. Received: "
+            f"input_shape={self.input_shape}."
+        )
+
 
 def check_size(name: str, value: Any) -> int:
-    """Returns `value` if it is a positive integer, else raises a ValueError."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    """Returns `value` as an `int` if it is a positive integer, else a ValueError."""
+    is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not is_integer or value < 1:
         raise ValueError(
             f"`{name}` must be a positive integer. Received: {name}={value!r}."
         )
-    return value
+    return int(value)
 
 
 def default_initializer(activation: Any) -> str:
@@ -232,8 +244,17 @@ def _channels_first() -> bool:
     return bool(keras.config.image_data_format() == "channels_first")
 
 
+def _same_pixels(shape: Sequence[int | None], other: Sequence[int | None]) -> bool:
+    """Whether arrays of both shapes, laid out flat, hold the same pixels in turn."""
+    one, two = ([d for d in sizes if d and d > 1] for sizes in (shape, other))
+    return one == two or (one == [math.prod(two)])
+
+
 def _plain(value: Any) -> Any:
-    """An argument as the card holds it: tuples as lists, functions by their name."""
+    """An argument in the form in which it is compared with the card's."""
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
-    return getattr(value, "__name__", value)
+    if isinstance(value, keras.initializers.Initializer):
+        value = type(value).__name__
+    name = getattr(value, "__name__", value)
+    return name.replace("_", "").lower() if isinstance(name, str) else value

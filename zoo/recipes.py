@@ -1,11 +1,14 @@
 """Recipes: everything that determines a training run, as one small TOML file."""
 
 import dataclasses
+import inspect
+import math
 import os
 import pathlib
 import tomllib
 from typing import Any
 
+from zoo.augment import distort
 from zoo.weights import PUBLISHED, closest
 
 
@@ -24,8 +27,14 @@ class Recipe:
         optimizer: `name` of a Keras optimizer and its arguments, `learning_rate` being
             the peak of the schedule.
         schedule: `"cosine"`, from the peak to 0 over the run, or `"constant"`.
-        warmup_epochs: epochs over which the learning rate first climbs from 0.
+        warmup_epochs: epochs over which the learning rate first climbs from 0, with
+            either schedule.
         augmentation: arguments of `zoo.augment.distort`; empty for none.
+
+    Raises:
+        ValueError: a field is of another type or out of range. Whether Keras has the
+            optimizer, and the builder the `arguments`, shows when they are used: a
+            recipe is read without Keras.
     """
 
     model: str
@@ -43,17 +52,55 @@ class Recipe:
     augmentation: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.schedule not in ("cosine", "constant"):
-            raise ValueError(
-                "`schedule` of a recipe must be 'cosine' or 'constant'. Received: "
-                f"schedule={self.schedule!r}."
-            )
-        for field in ("epochs", "batch_size"):
-            if getattr(self, field) < 1:
+        for field in ("model", "dataset"):
+            self._check(field, isinstance(getattr(self, field), str), "a name")
+        for field, least in (
+            ("version", 1),
+            ("seed", 0),
+            ("epochs", 1),
+            ("batch_size", 1),
+        ):
+            value = getattr(self, field)
+            # `type`, since True is an int.
+            is_valid = type(value) is int and value >= least
+            self._check(field, is_valid, f"an integer from {least} on")
+        for field in ("arguments", "optimizer", "augmentation"):
+            self._check(field, isinstance(getattr(self, field), dict), "a table")
+        rate: Any = self.optimizer.get("learning_rate")
+        self._check(
+            "optimizer",
+            isinstance(self.optimizer.get("name"), str)
+            and _is_number(rate)
+            and rate > 0,
+            "a table with a `name` and a positive `learning_rate`",
+        )
+        self._check(
+            "schedule",
+            self.schedule in ("cosine", "constant"),
+            "'cosine' or 'constant'",
+        )
+        self._check(
+            "warmup_epochs",
+            _is_number(self.warmup_epochs) and self.warmup_epochs >= 0,
+            "a number from 0 on",
+        )
+        known = [
+            parameter.name
+            for parameter in inspect.signature(distort).parameters.values()
+            if parameter.kind is parameter.KEYWORD_ONLY
+        ]
+        for name in self.augmentation:
+            if name not in known:
                 raise ValueError(
-                    f"`{field}` of a recipe must be a positive integer. Received: "
-                    f"{field}={getattr(self, field)!r}."
+                    f"Unknown `augmentation` {name!r}. {closest(name, known)}"
                 )
+
+    def _check(self, field: str, is_valid: bool, expected: str) -> None:
+        if not is_valid:
+            raise ValueError(
+                f"`{field}` of a recipe must be {expected}. Received: "
+                f"{field}={getattr(self, field)!r}."
+            )
 
     @property
     def id(self) -> str:
@@ -100,11 +147,11 @@ def load_recipe(path: str | os.PathLike[str]) -> Recipe:
 
 
 def default_recipe(model: str, dataset: str) -> Recipe:
-    """The recipe of the newest published weight of `model`.
+    """The newest recipe for `model` in `zoo/published`.
 
     Args:
         model: name of the model.
-        dataset: name of the data. Data without published weights get the recipe for
+        dataset: name of the data. Data without a recipe of their own get the one for
             MNIST.
 
     Returns:
@@ -117,4 +164,12 @@ def default_recipe(model: str, dataset: str) -> Recipe:
             return dataclasses.replace(recipes[-1], dataset=dataset)
     raise ValueError(
         f"There is no recipe for {model!r}: pass one. Received: recipe=None."
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and math.isfinite(value)
     )

@@ -1,5 +1,6 @@
 """A recipe run to its end: training, and evaluation."""
 
+import contextlib
 import dataclasses
 import functools
 import importlib.metadata
@@ -8,17 +9,22 @@ import json
 import os
 import pathlib
 import platform
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
 from zoo.augment import distort
+from zoo.callbacks import GradientNorms
+from zoo.callbacks.outputs import write_csv
 from zoo.datasets import dataset_info, load_dataset
+from zoo.inspection import ends_in_softmax
 from zoo.recipes import Recipe, default_recipe, load_recipe
 from zoo.registry import create
+from zoo.weights import closest
 
 Arrays = tuple[np.ndarray, np.ndarray]
 
@@ -34,7 +40,8 @@ class Report:
             epochs before a resumption stand in `log.csv`.
         seconds: wall time of the training, in this process.
         output_dir: folder of the checkpoint, logs and trained weights, or `None`.
-        gradient_norms: the `GradientNorms` callback, or `None`.
+        gradient_norms: the `GradientNorms` callback, or `None`; likewise, the steps
+            before a resumption stand in `gradient_norms.csv`.
     """
 
     model: keras.Model
@@ -48,7 +55,7 @@ class Report:
         last = {name: values[-1] for name, values in self.history.items() if values}
         figures = ", ".join(f"{name} {value:.4f}" for name, value in last.items())
         lines = [
-            f"{self.recipe.id}: {self.recipe.epochs} epochs in {self.seconds:.0f} s"
+            f"{self.model.name}: {self.recipe.epochs} epochs in {self.seconds:.0f} s"
         ]
         if figures:
             lines.append(f"last epoch: {figures}")
@@ -84,21 +91,26 @@ def train(
     weights on the same machine.
 
     Args:
-        model: name of a model, built with the recipe's arguments; or a model, trained
-            in place.
-        dataset: name of a dataset; or `(images, labels)` arrays.
-        recipe: a `Recipe`, or the path of its file. Defaults to the recipe of the
-            newest published weight.
+        model: name of a model, built with the recipe's arguments; or a functional or
+            Sequential classifier, trained in place.
+        dataset: name of a dataset, whatever the recipe is for; or arrays `(images,
+            labels)`, `[n, ...]` and integer `[n]` or `[n, 1]`.
+        recipe: a `Recipe`, or the path of its file. Defaults to the newest recipe in
+            `zoo/published` for the model and the data, or else for the model and
+            MNIST; without its distortions, if the inputs are not images
+            `[n, height, width, channels]`.
         split: what to train on: `"train"`, validated on `"validation"` after each
             epoch, or `"train+validation"`, without validation.
-        validation_data: `(images, labels)` to validate on, with arrays as `dataset`.
+        validation_data: `(images, labels)` to validate on, in place of the split.
         seed, epochs, batch_size: take the place of the recipe's.
         output_dir: folder for the checkpoint (written after each epoch), `log.csv`,
-            `recipe.json` and, at the end, `trained.weights.h5`.
+            `run.json` and, at the end, `trained.weights.h5`. `run.json` describes the
+            run: the recipe, with null for the model and its arguments, or the dataset,
+            where they were given as objects rather than by name.
         resume: whether to go on from the checkpoint in `output_dir`, if there is one.
             Without it, a folder that holds a checkpoint is refused.
         gradient_norms: whether to record the gradient norm of each layer at each step,
-            and to write them to `gradient_norms.csv`.
+            and to write them to `gradient_norms.csv` in `output_dir`.
         tensorboard: whether to write TensorBoard logs to `output_dir`.
         callbacks: further Keras callbacks.
         data_dir: folder of the prepared datasets. Defaults to TFDS' own.
@@ -108,8 +120,8 @@ def train(
         A `Report`, with the trained model.
 
     Raises:
-        ValueError: an argument or the recipe is wrong, or the checkpoint belongs to
-            another recipe.
+        ValueError: an argument or the recipe is wrong, the recipe is for another model,
+            or the checkpoint belongs to another run.
         FileExistsError: `output_dir` holds a checkpoint and `resume` is false.
         ImportError: `tensorboard` is true and the package is not installed.
 
@@ -119,51 +131,49 @@ def train(
     >>> sorted(report.history)
     ['accuracy', 'loss', 'val_accuracy', 'val_loss']
     """
-    recipe = _recipe(model, dataset, recipe)
+    if output_dir is None and (resume or tensorboard):
+        raise ValueError(
+            "`resume` and `tensorboard` need a folder. Received: output_dir=None."
+        )
+    if tensorboard:
+        _check_tensorboard()
     given = {"seed": seed, "epochs": epochs, "batch_size": batch_size}
-    changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
-    recipe = dataclasses.replace(recipe, **changes)
-    if isinstance(dataset, str):
-        images, labels = load_dataset(dataset, split, as_="numpy", data_dir=data_dir)
-        classes = len(dataset_info(dataset, data_dir=data_dir).classes)
-        if split == "train":
-            validation_data = load_dataset(
-                dataset, "validation", as_="numpy", data_dir=data_dir
-            )
-    else:
-        images, labels = dataset
-        classes = int(labels.max()) + 1
-    steps = max(1, len(images) // recipe.batch_size)
+    is_default = recipe is None
+    recipe = _complete(recipe, model, dataset, given)
+    (images, labels), validation_data, classes = _load(
+        dataset, split, validation_data, data_dir
+    )
+    recipe = _check_distortions(recipe, images, is_default)
+    description = _describe(model, dataset, recipe, split)
+    batches = TrainingBatches(images, labels, recipe)
+    steps = batches.steps_per_epoch
 
     keras.utils.set_random_seed(recipe.seed)
     if isinstance(model, str):
         model = create(
             model, input_shape=images.shape[1:], classes=classes, **recipe.arguments
         )
+    elif not model.built:
+        model.build((None, *images.shape[1:]))
     compile_model(model, recipe, steps)
 
     hooks = list(callbacks)
-    recorder = None
-    if gradient_norms:
-        from zoo.callbacks import GradientNorms
-
-        recorder = GradientNorms()
-        hooks.append(recorder)
-    folder, first_epoch, logger = None, 0, None
+    recorder = GradientNorms() if gradient_norms else None
+    run, first_epoch = None, 0
     if output_dir is not None:
-        folder = pathlib.Path(output_dir)
-        checkpoint = _Checkpoint(folder, recipe, split)
-        first_epoch = checkpoint.start(model, resume) // steps
-        logger = keras.callbacks.CSVLogger(folder / "log.csv", append=resume)
-        hooks += [logger, checkpoint]
+        run = _RunFolder(pathlib.Path(output_dir), description, recorder)
+        first_epoch = run.start(model, steps, resume)
+        hooks += [run.logger, run]
         if tensorboard:
-            _check_tensorboard()
-            hooks.append(keras.callbacks.TensorBoard(folder / "tensorboard"))
+            hooks.append(keras.callbacks.TensorBoard(run.path / "tensorboard"))
+    if recorder and first_epoch < recipe.epochs:  # it warns if it sees no step
+        hooks.append(recorder)
 
+    batches.start = first_epoch * steps
     started = time.perf_counter()
     try:
         history = model.fit(
-            TrainingBatches(images, labels, recipe, first_epoch * steps),
+            batches,
             epochs=recipe.epochs,
             initial_epoch=first_epoch,
             steps_per_epoch=steps,
@@ -174,14 +184,13 @@ def train(
             verbose=verbose,
         )
     finally:
-        if logger:
-            logger.on_train_end()  # Keras leaves its file open after an exception
+        if run:
+            run.close()
     seconds = time.perf_counter() - started
 
-    if folder:
-        model.save_weights(folder / "trained.weights.h5")
-        if recorder:
-            recorder.to_csv(folder / "gradient_norms.csv")
+    if run:
+        save_weights(model, run.path / "trained.weights.h5")
+    folder = run.path if run else None
     return Report(model, recipe, history.history, seconds, folder, recorder)
 
 
@@ -198,7 +207,8 @@ def evaluate(
 
     Args:
         model: a model from images to `[n, classes]` probabilities or logits.
-        dataset: name of a dataset; or `(images, labels)` arrays.
+        dataset: name of a dataset; or arrays `(images, labels)`, `[n, ...]` and integer
+            `[n]` or `[n, 1]`.
         split: what to evaluate on: `"train"`, `"validation"` or `"test"`.
         batch_size: images per step.
         data_dir: folder of the prepared datasets. Defaults to TFDS' own.
@@ -207,6 +217,10 @@ def evaluate(
     Returns:
         `accuracy`, a fraction; `loss`, the mean cross-entropy in nats; `images`, their
         number.
+
+    Raises:
+        ValueError: `dataset` is neither, or the last layer of `model` does not tell
+            whether it returns probabilities or logits.
 
     Example:
 
@@ -217,7 +231,7 @@ def evaluate(
     """
     if isinstance(dataset, str):
         dataset = load_dataset(dataset, split, as_="numpy", data_dir=data_dir)
-    images, labels = dataset
+    images, labels = _check_examples(dataset)
     outputs = np.float64(model.predict(images, batch_size=batch_size, verbose=verbose))
     if ends_in_softmax(model):
         log_probabilities = np.log(np.maximum(outputs, np.finfo("float32").tiny))
@@ -231,23 +245,30 @@ def evaluate(
     }
 
 
-def ends_in_softmax(model: keras.Model) -> bool:
-    """Whether the outputs of `model` are probabilities rather than logits."""
-    activation = getattr(model.layers[-1], "activation", None)
-    return activation is keras.activations.softmax
-
-
 def compile_model(model: keras.Model, recipe: Recipe, steps_per_epoch: int) -> None:
-    """Compiles `model` with the recipe's optimizer and schedule, and cross-entropy."""
+    """Compiles `model` with the recipe's optimizer and schedule, and cross-entropy.
+
+    Raises:
+        ValueError: Keras has no optimizer of that name, or the last layer of `model`
+            does not tell whether it returns probabilities or logits.
+    """
     optimizer = dict(recipe.optimizer)
     name, rate = optimizer.pop("name"), optimizer.pop("learning_rate")
+    known = [
+        key.lower()
+        for key, value in vars(keras.optimizers).items()
+        if isinstance(value, type) and key != "Optimizer"
+    ]
+    if name.lower() not in known:
+        raise ValueError(f"Unknown optimizer {name!r}. {closest(name, known)}")
     steps = recipe.epochs * steps_per_epoch
     # A run that is cut short to try a recipe out still has a decay.
     warmup = min(round(recipe.warmup_epochs * steps_per_epoch), steps // 2)
-    if recipe.schedule == "cosine":
+    if recipe.schedule == "cosine" or warmup:
         rate = keras.optimizers.schedules.CosineDecay(
             initial_learning_rate=0.0 if warmup else rate,
             decay_steps=steps - warmup,
+            alpha=0.0 if recipe.schedule == "cosine" else 1.0,  # of the peak, at last
             warmup_target=rate if warmup else None,
             warmup_steps=warmup,
         )
@@ -297,43 +318,112 @@ def _permutation(n: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch)).permutation(n)
 
 
-class _Checkpoint(keras.callbacks.Callback):
-    """Writes weights and optimizer after each epoch, whole or not at all."""
+class _RunFolder(keras.callbacks.Callback):
+    """The folder of a run: its checkpoint, its description and what it records.
 
-    def __init__(self, folder: pathlib.Path, recipe: Recipe, split: str) -> None:
+    Args:
+        path: the folder.
+        description: what is trained, for `run.json`.
+        recorder: gradient norms for `gradient_norms.csv`, or `None`.
+    """
+
+    def __init__(
+        self,
+        path: pathlib.Path,
+        description: dict[str, Any],
+        recorder: GradientNorms | None,
+    ) -> None:
         super().__init__()
-        self.path = folder / "checkpoint.weights.h5"
-        self.run_path = folder / "run.json"
-        self.run = {"recipe": dataclasses.asdict(recipe), "split": split}
+        self.path = path
+        self.checkpoint = path / "checkpoint.weights.h5"
+        self.description = description
+        self.logger = keras.callbacks.CSVLogger(path / "log.csv", append=True)
+        self.recorder = recorder
+        self.first_step = self.rows_written = 0
 
-    def start(self, model: keras.Model, resume: bool) -> int:
-        """Loads the checkpoint, if there is one, and returns the steps done."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        if not self.path.exists():
-            run = {**self.run, "versions": software_versions()}
-            self.run_path.write_text(json.dumps(run, indent=2) + "\n")
-            return 0
-        if not resume:
+    def start(self, model: keras.Model, steps_per_epoch: int, resume: bool) -> int:
+        """Loads the checkpoint, if there is one, and returns the epochs done."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        description_path = self.path / "run.json"
+        if not self.checkpoint.exists():
+            text = {**self.description, "versions": software_versions()}
+            description_path.write_text(json.dumps(text, indent=2) + "\n")
+        elif not resume:
             raise FileExistsError(
-                f"{self.path.parent} holds the checkpoint of a run: go on with it "
+                f"{self.path} holds the checkpoint of a run: go on with it "
                 "(`resume=True`, on the command line --resume), or choose another "
                 "`output_dir` (--output)."
             )
-        saved = json.loads(self.run_path.read_text())
-        wanted = json.loads(json.dumps(self.run))
-        if any(saved[key] != wanted[key] for key in wanted):
-            raise ValueError(
-                f"The checkpoint in {self.path.parent} belongs to another run, which "
-                f"{self.run_path.name} describes. Received: {wanted}."
-            )
-        model.optimizer.build(model.trainable_variables)
-        model.load_weights(self.path)
-        return int(model.optimizer.iterations)
+        else:
+            saved = json.loads(description_path.read_text())
+            wanted = json.loads(json.dumps(self.description))
+            if any(saved[key] != wanted[key] for key in wanted):
+                raise ValueError(
+                    f"The checkpoint in {self.path} belongs to another run, which "
+                    f"{description_path.name} describes. Received: {wanted}."
+                )
+            model.optimizer.build(model.trainable_variables)
+            model.load_weights(self.checkpoint)
+        epochs_done = int(model.optimizer.iterations) // steps_per_epoch
+        self.first_step = epochs_done * steps_per_epoch
+        # What was written after the checkpoint is about to come again.
+        _drop_rows(self.path / "log.csv", epochs_done)
+        _drop_rows(self.path / "gradient_norms.csv", self.first_step)
+        return epochs_done
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        unfinished = self.path.with_name("unfinished.weights.h5")
-        self.model.save_weights(unfinished)
-        os.replace(unfinished, self.path)
+        self.write_gradient_norms()
+        save_weights(self.model, self.checkpoint)
+
+    def write_gradient_norms(self) -> None:
+        """Adds what is new, under the steps of the run rather than of this process."""
+        if self.recorder:
+            columns = self.recorder.to_dict()
+            columns["step"] = columns["step"] + self.first_step
+            new = {name: rows[self.rows_written :] for name, rows in columns.items()}
+            if len(new["step"]):
+                write_csv(self.path / "gradient_norms.csv", new, append=True)
+                self.rows_written += len(new["step"])
+
+    def close(self) -> None:
+        """Writes and closes what training leaves open after an exception."""
+        self.write_gradient_norms()
+        # Some versions of Keras have no file before training begins.
+        if file := getattr(self.logger, "csv_file", None):
+            file.close()
+
+
+def _drop_rows(path: pathlib.Path, end: int) -> None:
+    """Drops a CSV file's rows whose first cell is `end` or more, or that are torn."""
+    if not end:
+        path.unlink(missing_ok=True)
+    elif path.exists():
+        lines = path.read_bytes().splitlines(keepends=True)
+        kept = [
+            row
+            for row in lines[1:]
+            if row.endswith(b"\n") and int(row.partition(b",")[0]) < end
+        ]
+        with written_whole(path) as unfinished:
+            unfinished.write_bytes(b"".join(lines[:1] + kept))
+
+
+@contextlib.contextmanager
+def written_whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Gives a path to write to, from which the file is then moved to `path`.
+
+    `path` holds its old content or all of the new, whatever happens in between.
+    """
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".unfinished-") as folder:
+        unfinished = pathlib.Path(folder, path.name)
+        yield unfinished
+        os.replace(unfinished, path)
+
+
+def save_weights(model: keras.Model, path: pathlib.Path) -> None:
+    """Writes the weights and the optimizer's state, whole or not at all."""
+    with written_whole(path) as unfinished:
+        model.save_weights(unfinished)
 
 
 def software_versions() -> dict[str, str]:
@@ -354,10 +444,103 @@ def _check_tensorboard() -> None:
         )
 
 
-def _recipe(model: str | keras.Model, dataset: str | Arrays, recipe: Any) -> Recipe:
-    if isinstance(recipe, Recipe):
+def _complete(
+    recipe: Recipe | str | os.PathLike[str] | None,
+    model: str | keras.Model,
+    dataset: str | Arrays,
+    given: dict[str, int | None],
+) -> Recipe:
+    """The recipe to run: for this dataset, with what was given in its place."""
+    changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
+    if isinstance(dataset, str):
+        changes["dataset"] = dataset
+    if recipe is None:
+        name = model if isinstance(model, str) else model.name
+        recipe = default_recipe(name, changes.get("dataset", "mnist"))
+    elif not isinstance(recipe, Recipe):
+        recipe = load_recipe(recipe)
+    if isinstance(model, str) and model != recipe.model:
+        raise ValueError(
+            f"The recipe is for the model {recipe.model!r}. Received: model={model!r}."
+        )
+    return dataclasses.replace(recipe, **changes)
+
+
+def _check_distortions(recipe: Recipe, images: np.ndarray, is_default: bool) -> Recipe:
+    """The recipe as it suits these inputs: a default one leaves vectors undistorted."""
+    if not recipe.augmentation or images.ndim == 4:
         return recipe
-    if recipe is not None:
-        return load_recipe(recipe)
-    name = model if isinstance(model, str) else model.name
-    return default_recipe(name, dataset if isinstance(dataset, str) else "mnist")
+    if is_default:
+        return dataclasses.replace(recipe, augmentation={})
+    raise ValueError(
+        "The `augmentation` of a recipe is for images [n, height, width, channels]: "
+        "reshape them, or take a recipe without it. Received: images of shape "
+        f"{list(images.shape)}."
+    )
+
+
+def _describe(
+    model: str | keras.Model, dataset: str | Arrays, recipe: Recipe, split: str
+) -> dict[str, Any]:
+    """What is trained, for `run.json`: null for what has no name."""
+    fields = dataclasses.asdict(recipe)
+    if not isinstance(model, str):
+        fields["model"] = fields["arguments"] = None
+    if not isinstance(dataset, str):
+        fields["dataset"] = None
+    return {"recipe": fields, "split": split}
+
+
+def _load(
+    dataset: str | Arrays,
+    split: str,
+    validation_data: Arrays | None,
+    data_dir: str | os.PathLike[str] | None,
+) -> tuple[Arrays, Arrays | None, int]:
+    """The training data, the validation data, and the number of classes."""
+    if split not in ("train", "train+validation"):
+        raise ValueError(
+            "`split` must be 'train' or 'train+validation': the test images are not "
+            f"for training. Received: split={split!r}."
+        )
+    if isinstance(dataset, str):
+        load = functools.partial(load_dataset, dataset, as_="numpy", data_dir=data_dir)
+        training_data = load(split=split)
+        classes = len(dataset_info(dataset, data_dir=data_dir).classes)
+        if validation_data is None and split == "train":
+            validation_data = load(split="validation")
+    else:
+        training_data = _check_examples(dataset)
+        classes = int(training_data[1].max()) + 1
+    if validation_data is not None:
+        validation_data = _check_examples(validation_data)
+    return training_data, validation_data, classes
+
+
+def _check_examples(examples: Any) -> Arrays:
+    """`(images, labels)` as arrays `[n, ...]` and `[n]`.
+
+    Raises:
+        ValueError: they are no such pair.
+    """
+    if not isinstance(examples, tuple | list) or len(examples) != 2:
+        raise ValueError(
+            "Data must be the name of a dataset or a pair of arrays, (images, labels), "
+            'as `zoo.load_dataset(..., as_="numpy")` returns. Received: '
+            f"{type(examples).__name__}."
+        )
+    images, labels = map(np.asarray, examples)
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if (
+        images.ndim < 2
+        or labels.ndim != 1
+        or not 0 < len(images) == len(labels)
+        or not np.issubdtype(labels.dtype, np.integer)
+    ):
+        raise ValueError(
+            "Images and labels must have the shapes [n, ...] and [n] or [n, 1], with "
+            f"integer labels. Received: images of shape {list(images.shape)}, "
+            f"{labels.dtype} labels of shape {list(np.shape(examples[1]))}."
+        )
+    return images, labels

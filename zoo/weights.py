@@ -13,7 +13,7 @@ import json
 import os
 import pathlib
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import h5py
@@ -225,7 +225,7 @@ def read_layers(path: pathlib.Path) -> dict[str, list[np.ndarray]]:
                 for group in groups
                 if len(group)
             }
-    except (OSError, KeyError, zipfile.BadZipFile) as error:
+    except Exception as error:  # h5py raises many kinds on a damaged file.
         raise ValueError(
             "Not a whole Keras weights file (`model.save_weights('x.weights.h5')` or "
             f"`model.save('x.keras')`): {path} ({error})."
@@ -233,7 +233,10 @@ def read_layers(path: pathlib.Path) -> dict[str, list[np.ndarray]]:
 
 
 def load_layers(
-    model: "keras.Model", saved: Mapping[str, list[np.ndarray]], source: object
+    model: "keras.Model",
+    saved: Mapping[str, list[np.ndarray]],
+    source: object,
+    leave_out: Collection[Any] = (),
 ) -> None:
     """Gives each layer of `model` its variables: all of them, or none.
 
@@ -241,12 +244,17 @@ def load_layers(
         model: a built model.
         saved: `{layer name: [array, ...]}` as `read_layers` returns it.
         source: where `saved` comes from, for the error message.
+        leave_out: layers of `model` that are none of the weights' business.
 
     Raises:
         ValueError: a layer is missing on either side or has other shapes; the message
             lists every such layer and `model` is unchanged.
     """
-    wanted = {layer.name: layer for layer in model.layers if layer.weights}
+    wanted = {
+        layer.name: layer
+        for layer in model.layers
+        if layer.weights and layer not in leave_out
+    }
     problems = []
     for name in [*wanted, *(name for name in saved if name not in wanted)]:
         expected = (

@@ -173,6 +173,19 @@ def test_the_picture_shows_every_layer_and_finding(depth, images, very_deep, tmp
     np.testing.assert_allclose(np.ma.getdata(shown)[-1], last)
 
 
+def test_an_explosion_is_found_after_a_first_call_that_overflowed():
+    from zoo.callbacks.diagnosis import diagnose
+    from zoo.callbacks.recording import Column, Layout, Recording, Rows
+
+    norms = np.ones((60, 1))
+    norms[0], norms[50:] = np.inf, 1e9
+    layout = Layout("optimizer", (Column("dense", "kernel", 2),), ((0, 0),), True)
+    recording = Recording()
+    recording.add(Rows(layout, np.arange(60), norms))
+    (finding,) = diagnose(recording)
+    assert (finding.kind, finding.step) == ("exploding", 50)
+
+
 def test_the_picture_of_a_long_run_keeps_a_single_bad_step():
     from zoo.callbacks.diagnosis import Diagnosis
     from zoo.callbacks.plotting import MOST_COLUMNS, plot
@@ -180,7 +193,7 @@ def test_the_picture_of_a_long_run_keeps_a_single_bad_step():
 
     norms = np.ones((10 * MOST_COLUMNS, 1))
     norms[1234] = np.nan
-    layout = Layout("optimizer", (Column(0, "dense", "kernel", 2),), False)
+    layout = Layout("optimizer", (Column("dense", "kernel", 2),), ((0, 0),), False)
     recording = Recording()
     recording.add(Rows(layout, np.arange(len(norms)), norms))
     axes = plot(recording, Diagnosis()).axes[0]

@@ -155,9 +155,29 @@ def test_norms_of_recurrent_and_attention_layers(data):
     assert recorded(gradients)[~real].max() < 1e-5
 
 
-@pytest.mark.parametrize("build", [unbuilt, Recurrent])
-def test_training_is_bit_for_bit_the_same(build, data):
-    plain, watched = compiled(build), compiled(build)
+def clipping():
+    return keras.optimizers.Adam(clipnorm=0.1, use_ema=True)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("build", "options"),
+    [
+        (unbuilt, {}),
+        (Recurrent, {}),
+        (unbuilt, {"run_eagerly": True}),
+        (unbuilt, {"jit_compile": True}),
+        (unbuilt, {"clipping": True}),
+        (unbuilt, {"steps_per_execution": 3}),
+    ],
+)
+def test_training_is_bit_for_bit_the_same(build, options, data):
+    if keras.backend.backend() == "torch" and "steps_per_execution" in options:
+        return  # Keras refuses it.
+    options = dict(options)
+    optimizer = clipping if options.pop("clipping", False) else keras.optimizers.Adam
+    plain = compiled(build, optimizer(), **options)
+    watched = compiled(build, optimizer(), **options)
     keras.utils.set_random_seed(1)
     history = fit(plain, data, [], epochs=7, shuffle=True).history
     keras.utils.set_random_seed(1)
@@ -204,6 +224,47 @@ def test_another_model_begins_a_new_recording(data):
     gradients = GradientNorms()
     fit(compiled(), data, [gradients])
     fit(compiled(Subclassed), data, [gradients])
+    np.testing.assert_array_equal(gradients.steps, range(8))
+
+
+def test_a_layer_between_others_keeps_their_records(data):
+    hidden, logits = (keras.layers.Dense(8, name=name) for name in ("a", "logits"))
+    gradients = GradientNorms()
+    model = keras.Sequential([keras.Input((8,)), hidden, logits])
+    model.compile("sgd", LOSS)
+    fit(model, data, [gradients])
+    model.pop()
+    model.add(keras.layers.Dense(8, name="b"))
+    model.add(logits)
+    model.compile("sgd", LOSS)
+    fit(model, data, [gradients])
+    assert list(gradients.history) == ["a", "b", "logits"]
+    assert np.isfinite(gradients.history["logits"]).all()
+    np.testing.assert_array_equal(
+        np.isnan(gradients.history["b"]), [True] * 8 + [False] * 8
+    )
+
+
+def test_validation_and_class_weights(data):
+    """The gradient is that of the weighted loss, and of no validation batch."""
+    x, y = data[0][:16], data[1][:16]
+    weights = {0: 1.0, 1: 3.0, 2: 0.0}
+
+    def loss(y, outputs):
+        each = keras.losses.sparse_categorical_crossentropy(
+            y, outputs, from_logits=True
+        )
+        return keras.ops.mean(each * np.array([weights[label] for label in y]))
+
+    expected = norms(alike(functional), keras.optimizers.SGD(), loss, [(x, y)])
+    model, gradients = compiled(optimizer="sgd"), GradientNorms()
+    fit(model, (x, y), [gradients], class_weight=weights, validation_data=data)
+    np.testing.assert_allclose(recorded(gradients), expected, rtol=1e-5)
+
+
+def test_the_same_callback_twice_records_once(data):
+    gradients = GradientNorms()
+    fit(compiled(), data, [gradients, gradients])
     np.testing.assert_array_equal(gradients.steps, range(8))
 
 
@@ -308,7 +369,7 @@ def test_a_generator_of_unknown_size(data):
     assert len(gradients.steps) == 8
 
 
-def test_training_without_a_gradient_warns_once(data):
+def test_training_without_a_gradient_warns_once_a_fit(data):
     class Untrained(keras.Model):
         def __init__(self):
             super().__init__()
@@ -326,8 +387,9 @@ def test_training_without_a_gradient_warns_once(data):
     gradients = GradientNorms()
     model = alike(Untrained)
     model.compile("adam", LOSS)
-    with pytest.warns(UserWarning, match="has seen no gradient"):
-        fit(model, data, [gradients], epochs=2)
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="has seen no gradient"):
+            fit(model, data, [gradients], epochs=2)
     assert gradients.history == {}
 
 

@@ -205,6 +205,7 @@ def test_shared_and_nested_layers_are_named_once_by_their_path(points):
         outputs = keras.layers.Dense(1)(shared(encoder(inputs)))
         return keras.Model(inputs, outputs)
 
+    keras.backend.clear_session()
     names = []
     for _ in range(2):
         model, gradients = build(), GradientNorms()
@@ -233,14 +234,28 @@ def test_the_directions_of_a_layer_built_twice_have_equal_names():
     ]
 
 
-def test_names_that_were_given_are_kept(points):
+@pytest.mark.parametrize("made_before", [0, 1, 5])
+def test_names_that_were_given_are_kept(made_before, points):
     keras.backend.clear_session()  # Keras has made no name up yet.
+    for _ in range(made_before):
+        keras.layers.Dense(1)
     names = ["dense_1", "dense_2", "output"]
     model = keras.Sequential([keras.layers.Dense(1, name=name) for name in names])
     model.compile("sgd", "mse")
     gradients = GradientNorms()
     fit(model, points, gradients)
     assert list(gradients.history) == names
+
+
+def test_names_outlive_the_process_that_made_them_up(points, tmp_path):
+    model = keras.Sequential([keras.layers.Dense(1), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    gradients, later = GradientNorms(), GradientNorms()
+    fit(model, points, gradients)
+    model.save(tmp_path / "model.keras")
+    keras.backend.clear_session()
+    fit(keras.models.load_model(tmp_path / "model.keras"), points, later)
+    assert list(later.history) == list(gradients.history) == ["dense", "dense_1"]
 
 
 def test_watching_train_on_batch(points):
@@ -314,6 +329,59 @@ def custom_step(model, optimizer, compiled):
         state[:] = update(*state, x, y)
 
     return step
+
+
+def test_a_step_that_fails_within_watch_has_no_row(points, tmp_path):
+    class Fails(keras.Sequential):
+        fails = False
+
+        def train_step(self, *args):
+            outputs = super().train_step(*args)
+            if self.fails:
+                raise StopIteration
+            return outputs
+
+    model = Fails([keras.layers.Dense(1, name="dense")])
+    model.compile("sgd", "mse", run_eagerly=True)
+    gradients = GradientNorms(csv=tmp_path / "norms.csv")
+    with gradients.watch(model.optimizer, model):
+        model.train_on_batch(*points)
+        model.fails = True
+        with pytest.raises((StopIteration, RuntimeError)):
+            model.train_on_batch(*points)
+        model.fails = False
+        model.train_on_batch(*points)
+    np.testing.assert_array_equal(gradients.steps, [0, 1])
+    assert len((tmp_path / "norms.csv").read_text().splitlines()) == 3
+
+
+def test_what_is_watched_has_to_be_an_optimizer(points):
+    model, gradients = regression(), GradientNorms()
+    model.compile("sgd", "mse")
+    fit(model, points, gradients)
+    with (
+        pytest.raises(TypeError, match="in this order"),
+        gradients.watch(model, model.optimizer),
+    ):
+        pass
+    assert len(gradients.steps) == 6
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_long_watch_keeps_a_buffer_and_ends_with_its_block(compiled, points):
+    model, optimizer = regression(), keras.optimizers.SGD(0.01)
+    optimizer.build(model.trainable_variables)
+    step = custom_step(model, optimizer, compiled)
+    with GradientNorms(buffer_size=4).watch(optimizer, model) as gradients:
+        recorder = gradients._recorder
+        for _ in range(11):
+            step(*batches(points)[0])
+            len(gradients.steps)
+        assert len(getattr(recorder, "queue", [])) < 4
+    for _ in range(3):
+        step(*batches(points)[0])
+    assert len(gradients.steps) == 11
+    assert len(getattr(recorder, "queue", [])) == 0
 
 
 def test_watching_what_was_compiled_before_warns(points):

@@ -1,5 +1,8 @@
 """What `GradientNorms` writes, read back."""
 
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pandas as pd
@@ -73,6 +76,63 @@ def test_the_file_has_the_rows_before_a_step_that_fails(model, points, tmp_path)
     assert len(written) == (0 if keras.backend.backend() == "torch" else 3)
 
 
+def test_a_file_that_is_there_hides_no_error_of_the_step(model, points, tmp_path):
+    path = tmp_path / "norms.csv"
+    path.write_text("epoch,loss\n0,1\n")
+    model.compile("sgd", lambda y, outputs: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        fit(model, points, GradientNorms(csv=path))
+    assert path.read_text() == "epoch,loss\n0,1\n"
+
+
+def test_a_file_that_cannot_be_written_hides_no_error_of_the_step(model, points):
+    def batches():
+        for start in (0, 8, 16):
+            yield tuple(array[start : start + 8] for array in points)
+        raise RuntimeError("no more data")
+
+    if keras.backend.backend() == "torch":
+        return  # Keras draws the data outside of the step.
+    with (
+        pytest.raises(Exception, match="no more data"),
+        pytest.warns(UserWarning, match="cannot write.*nowhere"),
+    ):
+        model.fit(
+            batches(),
+            callbacks=[GradientNorms(csv="nowhere/x")],
+            shuffle=False,
+            verbose=0,
+        )
+
+
+PROGRAM = """
+import sys
+import keras
+from zoo.callbacks import GradientNorms
+
+
+class Interrupt(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == 3:
+            raise KeyboardInterrupt
+
+
+model = keras.Sequential([keras.layers.Dense(1)])
+model.compile("sgd", "mse")
+x = keras.ops.ones((80, 2))
+model.fit(x, x, batch_size=8, callbacks=[GradientNorms(csv=sys.argv[1]), Interrupt()])
+"""
+
+
+def test_an_interrupted_program_leaves_the_rows_in_the_file(tmp_path):
+    path = tmp_path / "norms.csv"
+    process = subprocess.run(
+        [sys.executable, "-c", PROGRAM, path], capture_output=True, text=True
+    )
+    assert "KeyboardInterrupt" in process.stderr
+    np.testing.assert_array_equal(pd.read_csv(path)["step"], range(4))
+
+
 def test_appending_to_a_file(model, points, tmp_path):
     path = tmp_path / "norms.csv"
     fit(model, points, GradientNorms(csv=path))
@@ -118,6 +178,17 @@ def test_training_ends_at_a_finding(model, points):
     assert history.epoch == [0]
     gradients = GradientNorms(stop_on=("vanishing", "dead"))
     assert fit(model, (x, y), gradients, epochs=3).epoch == [0, 1, 2]
+
+
+def test_a_finding_of_an_earlier_fit_does_not_end_this_one(model, points):
+    x, y = points[0].copy(), points[1]
+    x[0] = np.nan
+    weights = model.get_weights()
+    gradients = GradientNorms(stop_on=("non_finite",))
+    with pytest.warns(UserWarning, match="ends training"):
+        fit(model, (x, y), gradients)
+    model.set_weights(weights)
+    assert fit(model, points, gradients, epochs=3).epoch == [0, 1, 2]
 
 
 @pytest.mark.parametrize(

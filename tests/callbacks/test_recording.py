@@ -6,10 +6,9 @@ import pytest
 from zoo.callbacks import recording as recording_module
 from zoo.callbacks.recording import Column, Layout, Recording, Rows
 
-CRITIC = Layout("critic", (Column(1, "critic", "kernel", 2),), False)
-BOTH = Layout(
-    "both", (Column(1, "critic", "kernel", 2), Column(0, "input", "bias", 1)), False
-)
+KERNEL, BIAS = Column("critic", "kernel", 2), Column("input", "bias", 1)
+CRITIC = Layout("critic", (KERNEL,), ((0, 0),), False)
+BOTH = Layout("both", (KERNEL, BIAS), ((1, 0), (0, 0)), False)
 
 
 def fill(recording):

@@ -26,6 +26,18 @@ def points():
     return x.astype("float32"), y.astype("float32")
 
 
+def read_events(folder):
+    """`{tag: [(step, value)]}` of the only event file in a folder."""
+    events = {}
+    (path,) = folder.rglob("*tfevents*")
+    for record in tf.data.TFRecordDataset(str(path)):
+        event = tf.compat.v1.Event.FromString(record.numpy())
+        for value in event.summary.value:
+            entry = event.step, tf.make_ndarray(value.tensor)
+            events.setdefault(value.tag, []).append(entry)
+    return events
+
+
 def batches(points, size=8):
     x, y = points
     return [(x[i : i + size], y[i : i + size]) for i in range(0, len(x), size)]
@@ -111,19 +123,22 @@ def test_a_ring_is_read_in_time_for_steps_of_several_calls(points):
     np.testing.assert_array_equal(gradients.steps, range(75))
 
 
+def test_a_ring_is_read_in_time_after_steps_have_become_longer(points):
+    model, gradients = build(), GradientNorms(buffer_size=8)
+    model.compile("sgd", "mse")
+    fit(model, points, gradients)
+    model.compile("sgd", "mse", steps_per_execution=4)
+    fit(model, points, gradients, epochs=8)
+    np.testing.assert_array_equal(gradients.steps, range(45))
+
+
 @pytest.mark.parametrize("update_freq", ["batch", 2, "epoch"])
 def test_tensorboard_receives_scalars_and_a_histogram(update_freq, points, tmp_path):
     model = build()
     model.compile("sgd", "mse")
     gradients = GradientNorms(log_dir=tmp_path, update_freq=update_freq)
     fit(model, points, gradients, epochs=2)
-    events = {}
-    (path,) = tmp_path.rglob("*tfevents*")
-    for record in tf.data.TFRecordDataset(str(path)):
-        event = tf.compat.v1.Event.FromString(record.numpy())
-        for value in event.summary.value:
-            entry = event.step, tf.make_ndarray(value.tensor)
-            events.setdefault(value.tag, []).append(entry)
+    events = read_events(tmp_path)
     hidden = gradients.history["hidden"]
     expected = {
         "batch": list(enumerate(hidden)),
@@ -134,3 +149,44 @@ def test_tensorboard_receives_scalars_and_a_histogram(update_freq, points, tmp_p
     histogram = events["log10_gradient_norm"]
     assert [step for step, _ in histogram] == [step for step, _ in expected]
     assert histogram[0][1][:, 2].sum() == 2  # one count per layer
+
+
+def test_optimizers_that_take_turns_are_each_written_in_their_turn(points, tmp_path):
+    class Turns(keras.Model):
+        """An optimizer in a private attribute, one in a model within, in turns."""
+
+        def __init__(self):
+            super().__init__()
+            self.first = keras.Sequential([keras.layers.Dense(4)], name="first")
+            self.last = keras.layers.Dense(1, name="last")
+            self._optimizer_of_last = keras.optimizers.SGD(0.01)
+            self.first.compile("sgd")
+
+        def call(self, inputs):
+            return self.last(self.first(inputs))
+
+        def train_step(self, data):
+            x, y = data
+            for layer, optimizer in (
+                (self.last, self._optimizer_of_last),
+                (self.first, self.first.optimizer),
+            ):
+                with tf.GradientTape() as tape:
+                    loss = mse(y, self(x))
+                weights = layer.trainable_weights
+                optimizer.apply(tape.gradient(loss, weights), weights)
+            return {"loss": loss}
+
+    model = Turns()
+    model.compile()
+    gradients = GradientNorms(log_dir=tmp_path, update_freq=2)
+    model.fit(*points, batch_size=8, verbose=0, callbacks=[gradients])
+    labels = ["_optimizer_of_last", "first.optimizer"]
+    assert list(gradients.optimizers) == labels * 5
+    assert list(gradients.history) == ["first/dense", "last"]
+    events = read_events(tmp_path)
+    assert [step for step, _ in events["gradient_norm/last"]] == [0, 4, 8]
+    assert [step for step, _ in events["gradient_norm/first/dense"]] == [1, 5, 9]
+    values = [value for _, value in events["gradient_norm/first/dense"]]
+    expected = gradients.history["first/dense"][1::4]
+    np.testing.assert_allclose(values, expected, rtol=1e-6)

@@ -1,8 +1,10 @@
 """What must hold for every model of the zoo, and what is particular to each."""
 
 import pathlib
+import re
 import warnings
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -149,8 +151,9 @@ def test_input_tensor(name):
         model.predict(images(), verbose=0),
         atol=1e-6,
     )
-    with pytest.raises(TypeError, match=r"Keras tensor.*Received"):
-        zoo.create(name, input_tensor=np.zeros((1, 28, 28, 1)))
+    for other in (np.zeros((1, 28, 28, 1)), [1]):
+        with pytest.raises(TypeError, match=r"Keras tensor.*Received"):
+            zoo.create(name, input_tensor=other)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -421,6 +424,31 @@ def test_own_file_that_is_no_weights_file(content, tmp_path):
     path.write_bytes(whole.read_bytes()[:-1000])
     with pytest.raises(ValueError, match="Not a whole Keras weights file"):
         zoo.LeNet5(weights=path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda file: file["layers/conv2d/vars"].attrs.modify("name", b"\xff"),
+        lambda file: file["layers/conv2d/vars"].attrs.pop("name"),
+        lambda file: file["layers/conv2d/vars"].move("0", "first"),
+        lambda file: file.move("layers/conv2d/vars/0", "layers/dense/vars/x"),
+        lambda file: (file.pop("layers"), file.create_dataset("layers", data=[1.0])),
+    ],
+)
+def test_own_file_of_other_structure_is_refused(change, tmp_path):
+    path = tmp_path / "own.weights.h5"
+    zoo.LeNet5().save_weights(path)
+    with h5py.File(path, "r+") as file:
+        change(file)
+    with pytest.raises(ValueError, match=re.escape(str(path))):
+        zoo.LeNet5(weights=path)
+
+
+def test_sizes_may_be_integers_of_numpy():
+    labels = np.arange(3)
+    assert zoo.LeNet5(classes=labels.max() + 1).output.shape == (None, 3)
+    assert zoo.DeepMLP(list(np.array([8, 4]))).get_layer("dense2").units == 4
 
 
 def test_building_warns_of_nothing():

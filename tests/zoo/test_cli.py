@@ -5,6 +5,7 @@ import os
 import pathlib
 import pty
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -213,6 +214,24 @@ def test_evaluate_prints_the_accuracy_of_the_model(run):
     assert f"{expected['accuracy']:.4g}" in output
 
 
+def test_info_describes_a_run(run, trained):
+    code, output, errors = run("info", trained / "trained.weights.h5", "--json")
+    assert (code, errors) == (0, "")
+    assert json.loads(output)["recipe"]["model"] == "shallow_mlp"
+
+
+def test_two_weights_files_and_broken_descriptions_are_refused(run, trained, tmp_path):
+    file = trained / "trained.weights.h5"
+    code, _, errors = run("evaluate", file, "--weights", file)
+    assert (code, errors.count("\n")) == (2, 1)
+    assert "Two weights files" in errors
+    copy = shutil.copytree(trained, tmp_path / "copy")
+    (copy / "run.json").write_text("{")
+    code, _, errors = run("export", copy / "trained.weights.h5", "serving")
+    assert (code, errors.count("\n")) == (1, 1)
+    assert str(copy / "run.json") in errors
+
+
 def test_weights_of_unknown_origin_need_a_dataset(run, tmp_path):
     zoo.ShallowMLP(0).save_weights(tmp_path / "mine.weights.h5")
     code, _, errors = run("evaluate", "shallow_mlp", "--weights", "mine.weights.h5")
@@ -375,6 +394,8 @@ def test_publish_passes_its_words_on(run, monkeypatch, tmp_path):
         (["info"], 2, "Missing argument"),
         (["list", "nothing"], 2, "'lenet5'"),
         (["list", "--weights", "minst"], 2, "Did you mean 'mnist'"),
+        (["list", "lenet", "--weights", "mnist"], 2, "Did you mean 'lenet5'"),
+        (["list", "lenet5", "--weights", "minst"], 2, "Did you mean 'mnist'"),
         (["info", "lenet"], 2, "Did you mean 'lenet5'"),
         (["info", "lenet5.minst"], 2, "Did you mean 'mnist'"),
         (["train", "lenet"], 2, "Did you mean 'lenet5'"),

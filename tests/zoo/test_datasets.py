@@ -472,6 +472,34 @@ def test_a_damaged_decoded_file_is_made_anew(damage, source_dir, tmp_path):
     assert file.read_bytes() == intact
 
 
+@pytest.mark.parametrize("left", [[], ["dataset_info.json", "features.json"]])
+def test_an_incomplete_folder_of_tfds_does_not_count(left, source_dir, tmp_path):
+    name = "tiny_flags"
+    file = prepare_dataset(name, source_dir=source_dir / name, data_dir=tmp_path)
+    intact = file.read_bytes()
+    file.unlink()
+    whole = tmp_path / "whole"
+    file.with_suffix("").rename(whole)
+    file.with_suffix("").mkdir()
+    for kept in left:
+        shutil.copy(whole / kept, file.with_suffix(""))
+    datasets._in_memory.clear()
+    with pytest.raises(DatasetUnavailableError, match=r"not complete.*Delete it"):
+        load_dataset(name, data_dir=tmp_path)
+    assert not file.exists()
+    shutil.rmtree(file.with_suffix(""))
+    prepare_dataset(name, source_dir=source_dir / name, data_dir=tmp_path)
+    assert file.read_bytes() == intact
+
+
+def test_other_files_in_the_data_dir_are_no_datasets(tmp_path):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "2024.npz").touch()
+    (tmp_path / "mnist" / "3.0.1").mkdir(parents=True)
+    assert "notes" not in list_datasets(data_dir=tmp_path)
+    assert not list_datasets(data_dir=tmp_path)["mnist"]
+
+
 # Without a network.
 
 

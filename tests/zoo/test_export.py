@@ -997,7 +997,9 @@ def test_altered_files_are_refused(folder, tmp_path, name, change):
     assert "Expected: sha256 " in str(error.value)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"files": []}'])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "{}", '{"files": []}', '{"files": {}}']
+)
 def test_altered_description_is_refused(folder, tmp_path, content):
     copy = shutil.copytree(folder, tmp_path / "1")
     (copy / "export.json").write_text(content)

@@ -34,9 +34,9 @@ def folder(tmp_path, monkeypatch):
     weights.published.cache_clear()
 
 
-def publish(folder, data_dir, **options):
+def publish(folder, data_dir, recipe="published/shallow_mlp.mnist.v9.toml", **options):
     return publishing.publish(
-        folder / "published" / "shallow_mlp.mnist.v9.toml",
+        folder / recipe,
         runs_dir=folder / "runs",
         data_dir=data_dir,
         verbose=0,
@@ -49,6 +49,7 @@ def test_publish_writes_weights_and_card(folder, prepared_data_dir, monkeypatch)
     assert card == zoo.get_weights("shallow_mlp", "mnist.v9")
     assert card.parameters == 784 * 8 + 8 + 8 * 10 + 10
     assert card.metrics["images"] == 10_000
+    assert card.command == "zoo publish zoo/published/shallow_mlp.mnist.v9.toml"
 
     accuracies = []
     test = zoo.load_dataset("mnist", "test", as_="numpy", data_dir=prepared_data_dir)
@@ -64,14 +65,74 @@ def test_publish_writes_weights_and_card(folder, prepared_data_dir, monkeypatch)
     assert zoo.evaluate(loaded, test)["accuracy"] == accuracies[0]
 
     # Again: nothing is trained, and the files are the same to the byte.
-    before = {p.name: p.read_bytes() for p in (folder / "published").iterdir()}
+    before = files_of(folder)
     fitted = []
     monkeypatch.setattr(
         publishing, "train", lambda *args, **kw: fitted.append(train(*args, **kw))
     )
     publish(folder, prepared_data_dir)
     assert [report.history for report in fitted] == [{}] * 3
-    assert {p.name: p.read_bytes() for p in (folder / "published").iterdir()} == before
+    assert files_of(folder) == before
+
+    # Another recipe or first seed: nothing is trained, and nothing is replaced.
+    (folder / "other.toml").write_text(RECIPE.replace("epochs = 1", "epochs = 2"))
+    with pytest.raises(FileExistsError, match="raise `version` in a new recipe file"):
+        publish(folder, prepared_data_dir, "other.toml")
+    with pytest.raises(FileExistsError, match="first seed"):
+        publish(folder, prepared_data_dir, seeds=[1, 0])
+    assert len(fitted) == 3
+    assert files_of(folder) == before
+
+
+def files_of(folder):
+    return {p.name: p.read_bytes() for p in (folder / "published").iterdir()}
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    """Fails a test in which anything is trained."""
+
+    def train(*args, **options):
+        raise AssertionError("trained")
+
+    monkeypatch.setattr(publishing, "train", train)
+
+
+def test_a_recipe_from_elsewhere_is_copied_beside_its_card(folder, prepared_data_dir):
+    (folder / "published" / "shallow_mlp.mnist.v9.toml").unlink()
+    (folder / "new.toml").write_text(RECIPE)
+    card = publish(folder, prepared_data_dir, "new.toml", seeds=[4, 5])
+    assert (folder / "published" / f"{card.id}.toml").read_text() == RECIPE
+    assert card.command == f"zoo publish zoo/published/{card.id}.toml --seed 4 --seed 5"
+    assert sorted(files_of(folder)) == [
+        f"{card.id}.{suffix}" for suffix in ("json", "toml", "weights.h5")
+    ]
+
+
+@pytest.mark.parametrize("seeds", [[], [0], [0, 1, 1], [0, -1]])
+def test_seeds_must_be_different(folder, no_training, seeds):
+    with pytest.raises(ValueError, match="seed"):
+        publish(folder, folder, seeds=seeds)
+
+
+def test_data_without_test_images_are_not_trained_on(folder, no_training):
+    (folder / "new.toml").write_text(RECIPE.replace("mnist", "digits-sample"))
+    with pytest.raises(ValueError, match="no test split"):
+        publish(folder, folder, "new.toml")
+
+
+def test_weights_and_card_appear_together_or_not_at_all(
+    folder, prepared_data_dir, monkeypatch
+):
+    before = files_of(folder)
+
+    def fail(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(publishing, "golden_outputs", fail)
+    with pytest.raises(KeyboardInterrupt):
+        publish(folder, prepared_data_dir, seeds=[0, 1])
+    assert files_of(folder) == before
 
 
 def test_float16_files_are_half_the_size_and_load_as_usual(tmp_path):

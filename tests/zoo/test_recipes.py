@@ -30,6 +30,32 @@ def test_a_bad_recipe_names_the_file_and_the_mistake(text, message, tmp_path):
         zoo.load_recipe(path)
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"model": 5}, "`model` .* a name"),
+        ({"epochs": 2.0}, "`epochs` .* integer from 1 on. Received: epochs=2.0"),
+        ({"epochs": "10"}, "`epochs` .* integer"),
+        ({"batch_size": True}, "`batch_size` .* integer"),
+        ({"version": 0}, "`version` .* integer from 1 on"),
+        ({"seed": -1}, "`seed` .* integer from 0 on"),
+        ({"warmup_epochs": -0.5}, "`warmup_epochs` .* number from 0 on"),
+        ({"warmup_epochs": "1"}, "`warmup_epochs` .* number from 0 on"),
+        ({"arguments": [10]}, "`arguments` .* table"),
+        ({"optimizer": "Adam"}, "`optimizer` .* table"),
+        ({"optimizer": {"learning_rate": 0.1}}, "`name` and a positive"),
+        ({"optimizer": {"name": "Adam"}}, "positive `learning_rate`"),
+        ({"optimizer": {"name": "Adam", "learning_rate": "1e-3"}}, "learning_rate"),
+        ({"optimizer": {"name": "Adam", "learning_rate": 0}}, "learning_rate"),
+        ({"augmentation": {"rotate": 1}}, "'rotate'. Did you mean 'rotation'"),
+        ({"augmentation": {"images": 1}}, "Unknown `augmentation` 'images'"),
+    ],
+)
+def test_fields_of_other_types_or_out_of_range(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Recipe.from_dict({"model": "lenet5", "dataset": "mnist", **fields})
+
+
 def test_missing_recipe(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"No recipe file at .*none\.toml"):
         zoo.load_recipe(tmp_path / "none.toml")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import zoo
+from zoo import training
 from zoo.recipes import Recipe
 from zoo.training import TrainingBatches
 
@@ -79,6 +80,26 @@ def test_recipe_sets_optimizer_and_schedule():
     constant = dataclasses.replace(RECIPE, schedule="constant", warmup_epochs=0)
     model = train(constant, epochs=1).model
     assert float(model.optimizer.learning_rate) == pytest.approx(2e-3)
+    warmed_up = dataclasses.replace(RECIPE, schedule="constant")
+    schedule = train(warmed_up, epochs=1).model.optimizer._learning_rate
+    rates = [float(schedule(step)) for step in (0, 10, 20, 30, 40)]
+    assert rates == pytest.approx([0, 1e-3, 2e-3, 2e-3, 2e-3])
+
+
+def test_unknown_optimizer():
+    recipe = dataclasses.replace(RECIPE, optimizer={**RECIPE.optimizer, "name": "AdmW"})
+    with pytest.raises(ValueError, match=r"'AdmW'\. Did you mean 'adamw'"):
+        train(recipe)
+
+
+def test_the_run_is_for_the_model_and_dataset_given(tmp_path):
+    recipe = dataclasses.replace(RECIPE, dataset="mnist", epochs=1)
+    report = train(recipe, output_dir=tmp_path)
+    assert report.recipe.dataset == "digits-sample"
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert run["recipe"] == dataclasses.asdict(report.recipe)
+    with pytest.raises(ValueError, match=r"'deep_mlp'. Received: model='lenet5'"):
+        zoo.train("lenet5", "digits-sample", recipe)
 
 
 def test_output_dir_holds_everything(tmp_path):
@@ -122,6 +143,68 @@ def test_an_interrupted_run_goes_on(tmp_path):
     assert finished.history == {}
 
 
+def recorded(folder, column):
+    """A column of `gradient_norms.csv`."""
+    lines = (folder / "gradient_norms.csv").read_text().splitlines()
+    return [float(row[column]) for row in csv.DictReader(lines)]
+
+
+def test_gradient_norms_of_an_interrupted_run_are_whole(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(output_dir=tmp_path, gradient_norms=True, callbacks=[Crash()])
+    assert recorded(tmp_path, "step") == list(range(60))
+    checkpointed = recorded(tmp_path, "global_norm")[:40]
+    resumed = train(output_dir=tmp_path, gradient_norms=True, resume=True)
+    assert recorded(tmp_path, "step") == list(range(80))
+    norms = [*checkpointed, *resumed.gradient_norms.global_norm]
+    assert recorded(tmp_path, "global_norm") == norms
+    train(output_dir=tmp_path, gradient_norms=True, resume=True)
+    assert recorded(tmp_path, "global_norm") == norms
+
+
+def test_what_was_logged_after_the_checkpoint_is_not_repeated(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(output_dir=tmp_path, callbacks=[Crash()])
+    with (tmp_path / "log.csv").open("a", newline="") as file:
+        file.write("1,0.5,0.5,0.5,0.5\r\n2,0.")  # killed while it was written
+    train(output_dir=tmp_path, resume=True)
+    rows = list(csv.DictReader((tmp_path / "log.csv").read_text().splitlines()))
+    assert [row["epoch"] for row in rows] == ["0", "1"]
+    assert rows[1]["accuracy"] != "0.5"
+
+
+def test_a_run_without_a_checkpoint_begins_anew(tmp_path):
+    train(output_dir=tmp_path, epochs=1, gradient_norms=True)
+    (tmp_path / "checkpoint.weights.h5").unlink()
+    train(output_dir=tmp_path, epochs=1, gradient_norms=True)
+    assert recorded(tmp_path, "step") == list(range(40))
+    assert (tmp_path / "log.csv").read_text().count("\n") == 2
+
+
+def test_trained_weights_are_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    train(output_dir=tmp_path, epochs=1)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+
+    def save_a_part(model, path, **options):
+        with open(path, "wb") as file:
+            file.write(b"HDF")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(keras.Model, "save_weights", save_a_part)
+    with pytest.raises(KeyboardInterrupt):
+        train(output_dir=tmp_path, epochs=1, resume=True)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_an_error_before_the_first_step_is_shown(tmp_path, monkeypatch):
+    def fail(*args, **options):
+        raise RuntimeError("no distortion")
+
+    monkeypatch.setattr(training, "distort", fail)
+    with pytest.raises(RuntimeError, match="no distortion"):
+        train(output_dir=tmp_path, gradient_norms=True)
+
+
 def test_without_dropout_a_resumed_run_gives_the_uninterrupted_weights(tmp_path):
     arguments = {"hidden_units": [32, 32], "activation": "relu"}
     recipe = dataclasses.replace(RECIPE, arguments=arguments)
@@ -138,14 +221,16 @@ def test_a_checkpoint_is_not_overwritten_or_mixed_up(tmp_path):
         train(output_dir=tmp_path, epochs=1)
     with pytest.raises(ValueError, match="belongs to another run"):
         train(output_dir=tmp_path, epochs=1, seed=5, resume=True)
+    arrays = zoo.load_dataset("digits-sample", as_="numpy")
+    with pytest.raises(ValueError, match="belongs to another run"):
+        zoo.train("deep_mlp", arrays, RECIPE, output_dir=tmp_path, resume=True)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
-def test_own_model_and_arrays():
+def test_own_model_and_arrays(tmp_path):
     images, labels = zoo.load_dataset("digits-sample", "train", as_="numpy")
     model = keras.Sequential(
         [
-            keras.Input((28, 28, 1)),
             keras.layers.Rescaling(1 / 255),
             keras.layers.Flatten(),
             keras.layers.Dense(10),  # logits: the loss must take them as such
@@ -155,11 +240,102 @@ def test_own_model_and_arrays():
         model,
         (images[:3000], labels[:3000]),
         dataclasses.replace(RECIPE, epochs=3),
-        validation_data=(images[3000:], labels[3000:]),
+        validation_data=(images[3000:], labels[3000:, None]),
+        output_dir=tmp_path,
         verbose=0,
     )
     assert report.model is model
     assert report.history["val_accuracy"][-1] > 0.75
+    recipe = json.loads((tmp_path / "run.json").read_text())["recipe"]
+    assert recipe["epochs"] == 3
+    assert recipe["model"] is recipe["arguments"] is recipe["dataset"] is None
+
+
+def test_loss_and_scores_follow_the_last_activation():
+    images, labels = zoo.load_dataset("digits-sample", "validation", as_="numpy")
+    recipe = dataclasses.replace(RECIPE, epochs=1)
+    logits = zoo.ShallowMLP(8, classifier_activation=None)
+    inputs, softmax = logits.input, keras.layers.Softmax()(logits.output)
+    for model, from_logits in (
+        (keras.Sequential([keras.Input((28, 28, 1)), logits]), True),
+        (keras.Model(inputs, softmax), False),
+        (
+            keras.Sequential([keras.Input((28, 28, 1)), keras.Model(inputs, softmax)]),
+            False,
+        ),
+    ):
+        training.compile_model(model, recipe, 1)
+        assert model.loss.from_logits is from_logits
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits)
+        expected = float(loss(labels, model.predict(images, verbose=0)))
+        score = zoo.evaluate(model, (images, labels))["loss"]
+        assert score == pytest.approx(expected, rel=1e-5)
+    relu = keras.Model(inputs, keras.layers.ReLU()(logits.output))
+    with pytest.raises(ValueError, match="must end in a softmax"):
+        zoo.evaluate(relu, (images, labels))
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        ((6, 28, 28, 1), np.zeros(5, int), r"\[6, 28, 28, 1\], int64 .* \[5\]"),
+        ((6, 28, 28, 1), np.eye(6, 10), r"float64 labels of shape \[6, 10\]"),
+        ((6, 28, 28, 1), np.zeros(6), r"float64 labels of shape \[6\]"),
+        ((0, 28, 28, 1), np.zeros(0, int), r"images of shape \[0, 28, 28, 1\]"),
+    ],
+)
+def test_wrong_arrays_are_refused(images, labels, message):
+    examples = np.zeros(images, "uint8"), labels
+    model = zoo.ShallowMLP(8)
+    with pytest.raises(ValueError, match=message):
+        zoo.evaluate(model, examples)
+    with pytest.raises(ValueError, match=message):
+        zoo.train(model, examples, RECIPE)
+    with pytest.raises(ValueError, match=message):
+        train(validation_data=examples)
+
+
+def test_pipelines_are_refused():
+    pipeline = zoo.load_dataset("digits-sample", batch_size=10)
+    with pytest.raises(ValueError, match='as_="numpy"'):
+        zoo.evaluate(zoo.ShallowMLP(8), pipeline)
+    with pytest.raises(ValueError, match='as_="numpy"'):
+        zoo.train("deep_mlp", pipeline, RECIPE)
+
+
+def test_a_column_of_labels_is_taken_as_labels():
+    images, labels = zoo.load_dataset("digits-sample", "validation", as_="numpy")
+    model = zoo.ShallowMLP(8)
+    column = zoo.evaluate(model, (images, labels[:, None]))
+    assert column == zoo.evaluate(model, (images, labels))
+
+
+def test_distortions_are_for_images():
+    vectors = np.zeros((8, 784), "uint8"), np.arange(8)
+    report = zoo.train("shallow_mlp", vectors, epochs=1, verbose=0)
+    assert report.recipe.augmentation == {}
+    with pytest.raises(ValueError, match=r"Received: images of shape \[8, 784\]"):
+        zoo.train("deep_mlp", vectors, RECIPE)
+
+
+def test_validation_data_take_the_place_of_the_split():
+    images, labels = zoo.load_dataset("digits-sample", "validation", as_="numpy")
+    report = train(epochs=1, validation_data=(images[:7], labels[:7]))
+    accuracy = zoo.evaluate(report.model, (images[:7], labels[:7]))["accuracy"]
+    assert report.history["val_accuracy"][0] == pytest.approx(accuracy)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"split": "test"}, "not for training. Received: split='test'"),
+        ({"tensorboard": True}, "need a folder. Received: output_dir=None"),
+        ({"resume": True}, "need a folder. Received: output_dir=None"),
+    ],
+)
+def test_wrong_arguments_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        train(**options)
 
 
 def test_evaluate_agrees_with_keras():

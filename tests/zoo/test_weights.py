@@ -150,6 +150,8 @@ def test_arguments_come_from_the_card_and_may_not_contradict_it():
         weights="mnist", activation=keras.activations.relu, residual=True
     )
     assert same.count_params() == card.parameters
+    own = keras.initializers.HeNormal()
+    assert zoo.DeepMLP(weights="mnist", kernel_initializer=own).name == "deep_mlp"
     units = tuple(card.arguments["hidden_units"])
     assert zoo.DeepMLP(units, weights="mnist").count_params() == card.parameters
     for other in ({"activation": "tanh"}, {"residual": False}, {"hidden_units": [9]}):
@@ -219,6 +221,26 @@ def test_convolutions_fit_images_of_any_size():
         weights="mnist", include_top=False, input_shape=(None, None, 1)
     )
     assert extractor.predict(np.zeros((1, 64, 40, 1)), verbose=0).shape[1:3] == (14, 8)
+
+
+def test_weights_behind_layers_of_ones_own():
+    inputs = keras.Input((28, 28, 1))
+    adapter = keras.layers.Conv2D(1, 1, kernel_initializer="ones", name="adapter")
+    model = zoo.LeNet5(weights="mnist", input_tensor=adapter(inputs))
+    assert model.get_layer("adapter").count_params() == 2
+    images = golden_images((28, 28, 1))
+    np.testing.assert_allclose(
+        model.predict(images, verbose=0),
+        zoo.LeNet5(weights="mnist").predict(images, verbose=0),
+        atol=1e-6,
+    )
+
+
+@pytest.mark.parametrize("shape", [(56, 14, 1), (14, 14, 4)])
+def test_mlp_weights_refuse_images_of_other_shape_and_equal_size(shape):
+    message = r"expected input_shape=\(28, 28, 1\).*Received: input_shape="
+    with pytest.raises(ValueError, match=rf"(?s){message}"):
+        zoo.ShallowMLP(weights="mnist", input_shape=shape)
 
 
 def test_mlp_weights_fit_vectors():
