@@ -5,7 +5,7 @@ TESTS ?= tests
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 
-.PHONY: demo test test-oldest test-backends lint docs bench clean
+.PHONY: demo test test-oldest test-backends lint docs bench bench-gradients clean
 
 demo: $(INSTALLED)
 	$(BIN)/zoo demo
@@ -38,7 +38,13 @@ docs: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/latency.py
-	$(BIN)/python benchmarks/gradient_norms.py
+	$(MAKE) bench-gradients
+	$(MAKE) bench-gradients OPTIONS=--jit
+	KERAS_BACKEND=jax $(MAKE) bench-gradients VENV=.venv-jax PACKAGES=jax
+	KERAS_BACKEND=torch $(MAKE) bench-gradients VENV=.venv-torch PACKAGES=torch==2.13.0
+
+bench-gradients: $(INSTALLED)
+	$(BIN)/python benchmarks/gradient_norms.py $(OPTIONS)
 
 clean:
 	rm -rf .venv* build dist demo *.egg-info .coverage .*_cache

@@ -4,8 +4,8 @@
 
 Runs on the Keras backend in use. Steps of the plain model and of a variant are timed
 in turns, the first of each pair by chance, so that both meet the same conditions; the
-figure is the median over pairs of the ratio of their times. `control` is a second
-plain model: its distance from 1 is the noise of the measurement.
+figure is the median over pairs of the ratio of their times, with its quartiles.
+`control` is a second plain model: its distance from 1 is the noise of the measurement.
 """
 
 import argparse
@@ -120,6 +120,7 @@ def stepper(model: Any, callbacks: list[Any], x: Any, y: Any) -> Callable[[], No
     listed = keras.callbacks.CallbackList(callbacks, model=model)
     model.make_train_function()
     listed.on_train_begin()
+    state: Any = None  # of training, which JAX hands through its steps
     if BACKEND == "tensorflow":
         import tensorflow as tf
 
@@ -144,8 +145,6 @@ def stepper(model: Any, callbacks: list[Any], x: Any, y: Any) -> Callable[[], No
             logs = model.train_function(batches)
         listed.on_train_batch_end(0, {"loss": float(logs["loss"])})
 
-    if BACKEND != "jax":
-        state = None
     return step
 
 
@@ -184,10 +183,11 @@ def main() -> None:
                 for index in random.sample([0, 1], 2):
                     times[index] = seconds(steps[index])
                 pairs.append(times)
-            ratio = statistics.median(changed / plain for plain, changed in pairs)
-            plain = statistics.median(plain for plain, _ in pairs)
+            ratios = [changed / plain for plain, changed in pairs]
+            low, ratio, high = statistics.quantiles(ratios, n=4)
             print(
-                f"{name:12} {plain * 1e3:7.2f} ms  {label:28} {ratio:6.3f}", flush=True
+                f"{name:12} {label:28} {ratio:6.3f}  ({low:.3f} to {high:.3f})",
+                flush=True,
             )
 
 

@@ -131,6 +131,7 @@ class JaxRecorder(QueueRecorder):
         return on_host
 
 
+@jax.jit  # for train steps that are not
 def _norms(gradients: Sequence[Any]) -> jax.Array:
     """The L2 norm of each gradient, `[gradients]`, float32 or wider.
 

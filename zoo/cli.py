@@ -287,7 +287,7 @@ def predict(
             help="Published weights, or the file with those that `zoo train` wrote.",
             callback=checked(look_up),
         ),
-    ] = "lenet5.mnist",
+    ] = "convnet.mnist",
     invert: Annotated[
         bool,
         typer.Option(
