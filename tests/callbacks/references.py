@@ -6,11 +6,12 @@ import numpy as np
 
 def gradients(model, loss, x, y, training=False):
     """The gradient of `loss(y, model(x))` for each trainable variable, as float64."""
+    options = {"training": True} if training else {}
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
         with tf.GradientTape() as tape:
-            value = loss(y, model(x, training=training))
+            value = loss(y, model(x, **options))
         taken = tape.gradient(value, [v.value for v in model.trainable_variables])
         taken = [tf.convert_to_tensor(gradient) for gradient in taken]
     elif keras.backend.backend() == "jax":
@@ -18,13 +19,13 @@ def gradients(model, loss, x, y, training=False):
 
         def of_weights(weights):
             state = [v.value for v in model.non_trainable_variables]
-            outputs, _ = model.stateless_call(weights, state, x, training=training)
+            outputs, _ = model.stateless_call(weights, state, x, **options)
             return loss(y, outputs)
 
         taken = jax.grad(of_weights)([v.value for v in model.trainable_variables])
     else:
         model.zero_grad()
-        loss(y, model(x, training=training)).backward()
+        loss(y, model(x, **options)).backward()
         taken = [v.value.grad for v in model.trainable_variables]
     return [keras.ops.convert_to_numpy(g).astype("float64") for g in taken]
 
