@@ -131,7 +131,7 @@ class JaxRecorder(QueueRecorder):
         return on_host
 
 
-@jax.jit  # for train steps that are not
+@jax.jit  # type: ignore[untyped-decorator]  # for train steps that are not compiled
 def _norms(gradients: Sequence[Any]) -> jax.Array:
     """The L2 norm of each gradient, `[gradients]`, float32 or wider.
 
