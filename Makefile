@@ -12,7 +12,7 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest $(TESTS) --numprocesses auto --maxprocesses 4 --dist worksteal \
-		--cov=zoo --cov-report=term
+		--cov=zoo --cov=callbacks --cov-report=term
 
 # The oldest Keras and TensorFlow that setup.cfg admits.
 test-oldest:

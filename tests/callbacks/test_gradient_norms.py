@@ -295,13 +295,12 @@ class Raises(keras.callbacks.Callback):
         setattr(self, method, fail)
 
 
-@pytest.mark.parametrize("error", [StopError, KeyboardInterrupt])
 @pytest.mark.parametrize(
-    ("method", "at", "rows"),
+    ("method", "at", "rows", "error"),
     [
-        ("on_train_batch_begin", 5, 5),
-        ("on_train_batch_end", 5, 6),
-        ("on_epoch_end", 0, 8),
+        ("on_train_batch_begin", 5, 5, KeyboardInterrupt),
+        ("on_train_batch_end", 5, 6, KeyboardInterrupt),
+        ("on_epoch_end", 0, 8, StopError),
     ],
 )
 @pytest.mark.parametrize("first", [True, False])
