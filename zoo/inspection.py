@@ -29,7 +29,8 @@ def features(model: keras.Model, layers: Sequence[str] | None = None) -> keras.M
 
     Returns:
         A `keras.Model` with the inputs of `model` and a dict `{layer name: tensor}` as
-        its output.
+        its output, in the order of the layers (from `predict` on the JAX backend, in
+        alphabetical order).
 
     Raises:
         ValueError: `model` has no layer of a name in `layers`.
