@@ -25,7 +25,7 @@ def gradients(model, loss, x, y, training=False):
         taken = jax.grad(of_weights)([v.value for v in model.trainable_variables])
     else:
         model.zero_grad()
-        loss(y, model(x, **options)).backward()
+        loss(keras.ops.convert_to_tensor(y), model(x, **options)).backward()
         taken = [v.value.grad for v in model.trainable_variables]
     return [keras.ops.convert_to_numpy(g).astype("float64") for g in taken]
 

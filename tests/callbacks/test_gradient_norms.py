@@ -160,6 +160,9 @@ def clipping():
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings(
+    "ignore:The .grad attribute:UserWarning"
+)  # of torch.compile
 @pytest.mark.parametrize(
     ("build", "options"),
     [
@@ -249,12 +252,13 @@ def test_validation_and_class_weights(data):
     """The gradient is that of the weighted loss, and of no validation batch."""
     x, y = data[0][:16], data[1][:16]
     weights = {0: 1.0, 1: 3.0, 2: 0.0}
+    of_samples = np.array([weights[label] for label in y], "float32")
 
     def loss(y, outputs):
         each = keras.losses.sparse_categorical_crossentropy(
             y, outputs, from_logits=True
         )
-        return keras.ops.mean(each * np.array([weights[label] for label in y]))
+        return keras.ops.mean(each * keras.ops.convert_to_tensor(of_samples))
 
     expected = norms(alike(functional), keras.optimizers.SGD(), loss, [(x, y)])
     model, gradients = compiled(optimizer="sgd"), GradientNorms()
