@@ -9,7 +9,7 @@ from zoo.callbacks import GradientNorms
 @pytest.fixture(scope="module")
 def digits():
     images, labels = zoo.load_dataset("digits-sample", as_="numpy")
-    return images[:512], labels[:512]
+    return images[:256], labels[:256]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -21,7 +21,7 @@ def test_a_healthy_run_has_no_finding(name, seed, digits):
         digits,
         epochs=3,
         seed=seed,
-        batch_size=32,
+        batch_size=16,
         callbacks=[gradients],
         verbose=0,
     )
