@@ -6,7 +6,7 @@ TESTS ?= tests --ignore=tests/zoo/test_runtimes.py
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 
-.PHONY: demo test test-oldest test-backends test-runtimes lint docs bench bench-gradients clean
+.PHONY: demo test test-oldest test-backends test-runtimes lint docs bench bench-gradients bench-serving clean
 
 demo: $(INSTALLED)
 	$(BIN)/zoo demo
@@ -20,7 +20,7 @@ test-oldest:
 	$(MAKE) test VENV=.venv-oldest PACKAGES="-c tests/oldest.txt"
 
 # What works on every Keras backend, on the two that are not the default.
-test-backends: TESTS = tests/callbacks tests/zoo/test_builders.py
+test-backends: TESTS = tests/callbacks tests/zoo/test_builders.py tests/serving/test_backends.py
 test-backends:
 	KERAS_BACKEND=jax $(MAKE) test VENV=.venv-jax PACKAGES=jax TESTS="$(TESTS)"
 	KERAS_BACKEND=torch $(MAKE) test VENV=.venv-torch PACKAGES=torch==2.13.0 TESTS="$(TESTS)"
@@ -48,9 +48,13 @@ bench: $(INSTALLED)
 	$(MAKE) bench-gradients OPTIONS=--jit
 	KERAS_BACKEND=jax $(MAKE) bench-gradients VENV=.venv-jax PACKAGES=jax
 	KERAS_BACKEND=torch $(MAKE) bench-gradients VENV=.venv-torch PACKAGES=torch==2.13.0
+	$(MAKE) bench-serving VENV=.venv-runtimes EXTRAS=dev,onnx,litert,openvino
 
 bench-gradients: $(INSTALLED)
 	$(BIN)/python benchmarks/gradient_norms.py $(OPTIONS)
+
+bench-serving: $(INSTALLED)
+	PYTHONPATH=tests/serving taskset --cpu-list 0 $(BIN)/python benchmarks/serving.py
 
 clean:
 	rm -rf .venv* build dist demo *.egg-info .coverage .*_cache

@@ -162,7 +162,10 @@ def _norms(gradients: Sequence[Any]) -> tf.Tensor:
         squares = [tf.nn.l2_loss(tf.cast(g, dtype)) for g in gradients]
         return tf.cast(tf.stack(squares), tf.float64)
 
-    def wide_half_squares(_: tf.Tensor, *gradients: tf.Tensor) -> tf.Tensor:
+    def keep(halves: tf.Tensor, *gradients: tf.Tensor) -> tf.Tensor:
+        return halves
+
+    def compute_wide(halves: tf.Tensor, *gradients: tf.Tensor) -> tf.Tensor:
         return half_squares(tf.float64, gradients)
 
     has_wide = any(g.dtype == tf.float64 for g in gradients)
@@ -170,14 +173,14 @@ def _norms(gradients: Sequence[Any]) -> tf.Tensor:
     is_precise = tf.reduce_all((halves > 1e-25) & (halves < 1e35))
     inputs = [halves, *gradients]
     if tf.executing_eagerly():
-        halves = halves if is_precise else wide_half_squares(*inputs)
+        halves = halves if is_precise else compute_wide(*inputs)
     else:
         # `tf.cond` would become an operation for each gradient, which takes as long as
         # its norm.
         specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in inputs]
         then_branch, else_branch = (
             tf.function(branch, autograph=False).get_concrete_function(*specs)
-            for branch in (lambda halves, *_: halves, wide_half_squares)
+            for branch in (keep, compute_wide)
         )
         [halves] = tf.raw_ops.StatelessIf(
             cond=is_precise,

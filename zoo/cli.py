@@ -330,10 +330,22 @@ def predict(
 
 @app.command()
 def export(
-    target: Target,
+    target: Annotated[
+        str,
+        typer.Argument(
+            help="Published weights such as lenet5.mnist, a weights file that `zoo "
+            "train` wrote, a model such as lenet5 with --weights, or the .keras file "
+            "of any classifier.",
+            callback=checked(look_up),
+        ),
+    ],
     folder: Annotated[Path, typer.Argument(help="Of all versions: serving/lenet5.")],
     weights: WeightsFile = None,
     version: Number = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="File of the classes' labels, one a line.", **FILE),
+    ] = None,
     format: Annotated[
         str, typer.Option(help="saved_model, onnx, litert or openvino.")
     ] = "saved_model",
@@ -347,8 +359,15 @@ def export(
     ] = None,
 ) -> None:
     """Write a SavedModel for TF Serving, by default as the next version."""
-    model, _ = open_model(target, weights)
-    version_folder = zoo.export(model, folder, version, format=format)
+    if target.endswith(".keras") and weights is None:
+        terminal.import_keras()
+        import keras
+
+        model = keras.saving.load_model(target, compile=False)
+    else:
+        model, _ = open_model(target, weights)
+    lines = labels and labels.read_text("utf-8").splitlines()
+    version_folder = zoo.export(model, folder, version, labels=lines, format=format)
     print(f"{target} is exported: {version_folder}")
 
 

@@ -42,8 +42,9 @@ PREPROCESSING = {
     "image": "raw pixels, as the model takes them",
     "image_bytes": f"PNG or JPEG of at most {signatures.MAX_IMAGE_PIXELS} pixels, "
     f"{signatures.MAX_IMAGE_SIDE} a side; turned as its Exif orientation says (JPEG), "
-    "resized bilinearly with antialiasing, converted to the model's channels (grey is "
-    "the luma of ITU-R BT.601), rounded to whole numbers in [0, 255]",
+    "without its alpha channel, resized bilinearly with antialiasing, converted to the "
+    "model's channels (grey is the luma of ITU-R BT.601), rounded to whole numbers in "
+    "[0, 255]",
 }
 
 
@@ -68,21 +69,24 @@ def export(
     | `classify`        | `inputs`: string `(n,)`, a serialized `tf.Example` each     |
 
     Pixels are raw: those that the model takes. `serving_bytes` turns a JPEG file as its
-    Exif orientation says, resizes it bilinearly with antialiasing, converts it to the
-    model's channels (grey is the luma of ITU-R BT.601) and rounds to whole pixel
-    values; a model whose input is no grey or colour image goes without it. `classify`,
-    for the Classify API of TF Serving, takes such a file in the feature
+    Exif orientation says, drops an alpha channel, resizes bilinearly with antialiasing,
+    converts to the model's channels (grey is the luma of ITU-R BT.601) and rounds to
+    whole pixel values; a model whose input is no grey or colour image goes without it.
+    `classify`, for the Classify API of TF Serving, takes such a file in the feature
     `image/encoded`, or, from models that go without, pixels in the float feature
     `image`; it returns `classes` (string) and `scores` (float32), `(n, classes)`, the
     best first. The model runs with `training=False`. Requests of another shape, and
-    files of more than 16.8 million pixels or 16,384 a side (`MAX_IMAGE_PIXELS` and
-    `MAX_IMAGE_SIDE` of `zoo.signatures`), are answered with an error.
+    files of more than 16.8 million pixels or 16,384 a side, or 268 million pixels in a
+    request (the limits are constants of `zoo.signatures`), are answered with an error,
+    as are empty batches, NaN and infinity.
 
     The version appears whole or not at all: it is written under a hidden name, which
     TF Serving ignores, flushed to disk and renamed. Exports at the same time get
-    different versions. On a Keras backend other than TensorFlow, a second Python
-    process with the TensorFlow backend writes it from the model's `.keras` file.
-    Beside the versions stand a `README.md`, with a request for each signature, and
+    different versions (locks and renames must work, which on some network file systems
+    they do not). On a Keras backend other than TensorFlow, a second Python
+    process with the TensorFlow backend writes it from the model's `.keras` file, for
+    which layers of your own must be registered and importable. Beside the versions of
+    SavedModels stand a `README.md`, with a request for each signature, and
     configuration for TF Serving, unless files of these names are there.
 
     Reference: [Configuring TF Serving](
@@ -131,7 +135,7 @@ def export(
         )
     runtimes.check_installed(format)
     base = _check_base(base_path, format)
-    _check_version(version)
+    _check_version(version, base)
     with _unfinished_folder(base) as unfinished:
         if keras.config.backend() == "tensorflow":
             _write_version(model, unfinished, labels, format)
@@ -141,7 +145,8 @@ def export(
             _flush_to_disk(path)
         if format == "saved_model":
             described = _read_contract(unfinished)["signatures"]
-            serving_files.write_serving_files(base, described, labels)
+            with _locked(base):
+                serving_files.write_serving_files(base, described, labels)
         return _publish(unfinished, base, version)
 
 
@@ -181,7 +186,7 @@ class ExportedModel:
         Raises:
             ValueError: the version does not take such images.
         """
-        if isinstance(images, list) and images and isinstance(images[0], bytes):
+        if isinstance(images, list | tuple) and images and isinstance(images[0], bytes):
             name, batch = "serving_bytes", np.array(images, object)
         else:
             name, batch = "serving_uint8", np.asarray(images)
@@ -217,7 +222,10 @@ def _load_saved_model(path: pathlib.Path) -> Callable[..., dict[str, np.ndarray]
 
     def run(name: str, inputs: dict[str, Any]) -> dict[str, np.ndarray]:
         tensors = {argument: tf.constant(value) for argument, value in inputs.items()}
-        answer = saved_model.signatures[name](**tensors)
+        try:
+            answer = saved_model.signatures[name](**tensors)
+        except tf.errors.InvalidArgumentError as error:
+            raise ValueError(error.message) from error
         return {output: tensor.numpy() for output, tensor in answer.items()}
 
     return run
@@ -239,6 +247,13 @@ def load_exported(path: str | os.PathLike[str]) -> ExportedModel:
         FileNotFoundError: there is no version that `zoo.export` wrote.
         ValueError: a file is altered or missing.
         ModuleNotFoundError: the runtime is not installed.
+
+    Example:
+
+    >>> folder = zoo.export(zoo.LeNet5(), "serving/lenet5")
+    >>> model = zoo.load_exported(folder.parent)  # its newest version
+    >>> model.predict(np.zeros((1, 28, 28, 1)))["class_id"].shape
+    (1,)
     """
     folder = pathlib.Path(path)
     if not (folder / "export.json").exists() and (versions := _versions(folder)):
@@ -260,6 +275,7 @@ def check_exported(path: str | os.PathLike[str]) -> pathlib.Path:
 
     Its files must be those that were exported and no others, it must load, and every
     request of its warm-up must be answered, as TF Serving demands when it loads it.
+    Formats other than SavedModel have no warm-up.
 
     Args:
         path: As of `load_exported`.
@@ -268,7 +284,8 @@ def check_exported(path: str | os.PathLike[str]) -> pathlib.Path:
         The folder of the version.
 
     Raises:
-        FileNotFoundError, ModuleNotFoundError: as `load_exported`.
+        FileNotFoundError: there is no version that `zoo.export` wrote.
+        ModuleNotFoundError: the runtime of its format is not installed.
         ValueError: the version is not fit; the message says why.
     """
     model = load_exported(path)
@@ -304,7 +321,8 @@ def _read_contract(folder: pathlib.Path) -> dict[str, Any]:
             contract["format"] in FORMATS
             and isinstance(contract["labels"], list)
             and all(
-                next(iter(signature["inputs"].values()))["shape"]
+                signature["inputs"]
+                and all(tensor["shape"] for tensor in signature["inputs"].values())
                 for signature in contract["signatures"].values()
             )
             and all(isinstance(x, str) for x in contract["files"].values())
@@ -359,7 +377,7 @@ def _check_labels(model: keras.Model, labels: Sequence[str] | None) -> list[str]
         isinstance(labels, str)
         or not isinstance(labels, Sequence)
         or len(labels) != classes
-        or not all(isinstance(x, str) and len(x.splitlines()) == 1 for x in labels)
+        or not all(isinstance(x, str) and x.splitlines() == [x] for x in labels)
     ):
         raise ValueError(
             f"`labels` must be a list of {classes} str of one line each, one for every "
@@ -377,28 +395,39 @@ def _check_base(base_path: str | os.PathLike[str], format: str) -> pathlib.Path:
         )
     if base.exists() and not base.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, "Not a folder", str(base))
-    if (base / "saved_model.pb").exists():
+    if any((base / name).exists() for name in ("saved_model.pb", "export.json")):
         raise ValueError(
             "`base_path` must be the folder that holds the versions, not a version. "
             f"Received: base_path={base_path!r}. Did you mean {str(base.parent)!r}?"
         )
     # TF Serving, for one, fails on a newest version that is no SavedModel.
     for folder in _versions(base).values():
-        with contextlib.suppress(FileNotFoundError):
-            if (present := _read_contract(folder)["format"]) != format:
-                raise ValueError(
-                    "`base_path` must be a folder of its own for each format: "
-                    f"{folder} has the format {present!r}. Received: format={format!r}"
-                )
+        try:
+            present = _read_contract(folder)["format"]
+        except (FileNotFoundError, ValueError):  # Not ours, or damaged.
+            continue
+        if present != format:
+            raise ValueError(
+                "`base_path` must be a folder of its own for each format: "
+                f"{folder} has the format {present!r}. Received: format={format!r}"
+            )
     return base
 
 
-def _check_version(version: int | None) -> None:
+def _check_version(version: int | None, base: pathlib.Path) -> None:
+    if version is None:
+        return
     # bool is an int. TF Serving reads the number into 64 bits.
-    if version is not None and (type(version) is not int or not 1 <= version < 2**63):
+    if type(version) is not int or not 1 <= version < 2**63:
         raise ValueError(
             "`version` must be an integer from 1, or None for the next one. "
             f"Received: version={version!r}"
+        )
+    if version in (versions := _versions(base)):
+        raise FileExistsError(
+            errno.EEXIST,
+            "This version exists: choose another, or version=None for the next",
+            str(versions[version]),
         )
 
 
@@ -426,11 +455,11 @@ def _unfinished_folder(base: pathlib.Path) -> Iterator[pathlib.Path]:
             base.mkdir(parents=True, exist_ok=True)
             with _locked(base):
                 for left in base.glob(".export-*"):
-                    with (
-                        contextlib.suppress(BlockingIOError),
-                        _locked(left, wait=False),
-                    ):
+                    # One that is not ours to remove, or gone by now, is no obstacle.
+                    with contextlib.suppress(OSError), _locked(left, wait=False):
                         shutil.rmtree(left)
+                for left in base.glob(".serving-files-*"):  # Written under this lock.
+                    shutil.rmtree(left, ignore_errors=True)
                 unfinished.mkdir()
                 stack.enter_context(_locked(unfinished))
         except OSError as error:
@@ -459,20 +488,12 @@ def _publish(
 ) -> pathlib.Path:
     """Gives a finished folder its number, in one step."""
     while True:
-        versions = _versions(base)
-        number = version or max(versions, default=0) + 1
-        if number in versions:
-            raise FileExistsError(
-                errno.EEXIST,
-                "This version exists: choose another, or version=None for the next",
-                str(versions[number]),
-            )
-        target = base / str(number)
+        _check_version(version, base)  # Another export may have taken it.
+        target = base / str(version or max(_versions(base), default=0) + 1)
         try:
             os.rename(unfinished, target)
         except OSError as error:
-            # Another export took the number first: a folder with files in it is never
-            # replaced.
+            # Another export came first: a folder with files in it is never replaced.
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                 raise
         else:
@@ -506,17 +527,17 @@ def _write_version_in_tensorflow_process(
         "import json, keras, pathlib, sys, zoo\n"
         "from zoo.export import _write_version\n"
         "model = keras.saving.load_model(sys.argv[1], compile=False)\n"
-        "folder, labels = pathlib.Path(sys.argv[2]), json.loads(sys.argv[3])\n"
-        "_write_version(model, folder, labels, sys.argv[4])\n"
+        "folder, labels = pathlib.Path(sys.argv[2]), json.load(sys.stdin)\n"
+        "_write_version(model, folder, labels, sys.argv[3])\n"
     )
     # The accelerators' memory may be taken by this process, and tracing needs none.
     environment = {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1"}
     with tempfile.TemporaryDirectory() as temporary:
         file = os.path.join(temporary, "model.keras")
         model.save(file)
-        arguments = [file, str(folder), json.dumps(labels), format]
         process = subprocess.run(
-            [sys.executable, "-c", script, *arguments],
+            [sys.executable, "-c", script, file, str(folder), format],
+            input=json.dumps(labels),
             env=os.environ | environment,
             capture_output=True,
             text=True,
@@ -539,8 +560,11 @@ def _write_version(
 
     if format == "saved_model":
         functions = signatures.signature_functions(model, labels)
-        _write_saved_model(model, folder, functions)
-        warmup.write_warmup_requests(folder, functions)
+        try:
+            _write_saved_model(model, folder, functions)
+            warmup.write_warmup_requests(folder, functions)
+        except tf.errors.OpError as error:
+            raise OSError(f"Cannot write a version here: {error.message}") from error
     else:
         functions = signatures.signature_functions(runtimes.in_float32(model), labels)
         functions = {"serving_default": functions["serving_default"]}
@@ -554,7 +578,12 @@ def _write_version(
         "format": format,
         "labels": labels,
         "signatures": described,
-        "preprocessing": PREPROCESSING,
+        "preprocessing": {
+            argument: PREPROCESSING[argument]
+            for signature in described.values()
+            for argument in signature["inputs"]
+            if argument in PREPROCESSING
+        },
         "weights": _card(model),
         "libraries": {
             "gradzoo": zoo.__version__,
@@ -562,6 +591,7 @@ def _write_version(
             "numpy": np.__version__,
             "python": platform.python_version(),
             "tensorflow": tf.__version__,
+            **runtimes.versions(format),
         },
         "files": {name: _sha256(folder / name) for name in _files(folder)},
     }
@@ -579,10 +609,7 @@ def _write_saved_model(
     # module tracks them once, in an order that does not vary.
     module = tf.Module()
     module.weights = [weight.value for weight in model.weights]
-    try:
-        tf.saved_model.save(module, str(folder), functions)
-    except tf.errors.OpError as error:
-        raise OSError(f"Cannot write a version here: {error.message}") from error
+    tf.saved_model.save(module, str(folder), functions)
 
     # A random identifier is all that differs between two exports of one model.
     path = folder / "fingerprint.pb"

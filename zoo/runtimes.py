@@ -12,6 +12,7 @@ with float32 weights and any number of images: from `image` to `probabilities`,
 has no recurrent layers for any number of images.
 """
 
+import importlib.metadata
 import importlib.util
 import pathlib
 import re
@@ -48,6 +49,13 @@ def check_installed(format: str) -> None:
         _require("tf2onnx", format)
     if format in FORMATS:
         _require(_RUNTIMES[format], format)
+
+
+def versions(format: str) -> dict[str, str]:
+    """Versions of the packages that write and run a format, by their names."""
+    return {
+        name: importlib.metadata.version(name) for name in _PACKAGES.get(format, ())
+    }
 
 
 def in_float32(model: "keras.Model") -> "keras.Model":
@@ -317,6 +325,11 @@ _RUNTIMES = {
     "onnx": "onnxruntime",
     "litert": "ai_edge_litert",
     "openvino": "openvino",
+}
+_PACKAGES = {
+    "onnx": ("onnx", "onnxruntime", "tf2onnx"),
+    "litert": ("ai-edge-litert",),
+    "openvino": ("openvino",),
 }
 _WRITERS = {
     "onnx": _write_onnx,

@@ -62,12 +62,13 @@ class Client:
         model: Name of the model on the server.
         version: Integer. Default: the version that the server takes for the newest.
         batch_size: Images per request.
-        timeout: Seconds that one request may wait for its answer.
+        timeout: Seconds that one request may wait for its answer; over REST, for each
+            part of it.
         deadline: Seconds that a method may take in all.
         retries: How often one request may be sent again.
 
     Raises:
-        ValueError: `url` has another form.
+        ValueError: `url` has another form, or `batch_size` is not positive.
         ImportError: a package that gRPC takes is missing.
 
     Example:
@@ -100,11 +101,17 @@ class Client:
                 "`url` must be http://HOST:PORT or https://... for REST, "
                 f"grpc://HOST:PORT or grpcs://... for gRPC. Received: url={url!r}"
             )
+        if batch_size < 1:
+            raise ValueError(
+                f"`batch_size` must be at least 1. Received: batch_size={batch_size}"
+            )
         self.batch_size = batch_size
         self.timeout = timeout
         self.deadline = deadline
         self.retries = retries
-        self._name = f"{model!r} at {url}"
+        # Without a password, which the URL may hold.
+        host = parts.netloc.rpartition("@")[2]
+        self._name = f"{model!r} at {parts.scheme}://{host}"
         self._connection = connections[parts.scheme](parts, model, version)
 
     def predict(self, images: Any) -> dict[str, np.ndarray]:
@@ -163,18 +170,18 @@ class Client:
             with the server's reason, if it could not load the version.
 
         Raises:
-            The same as `predict`.
+            LookupError: the server has no such model or version.
+            ConnectionError: the server cannot be reached or has no capacity.
+            TimeoutError: the `timeout` or the `deadline` is over.
+            RuntimeError: the server fails.
         """
         end = time.monotonic() + self.deadline
-        return {
-            int(version["version"]): ": ".join(
-                filter(
-                    None,
-                    [version["state"], version.get("status", {}).get("error_message")],
-                )
-            )
-            for version in self._send(self._connection.status, "for its status", end)
-        }
+        states = {}
+        for version in self._send(self._connection.status, "for its status", end):
+            reason = version.get("status", {}).get("error_message")
+            state = version["state"]
+            states[int(version["version"])] = f"{state}: {reason}" if reason else state
+        return states
 
     def metadata(self) -> dict[str, Any]:
         """Asks for the signatures, in the form that `export.json` has.
@@ -184,7 +191,10 @@ class Client:
             {...}}}`, where None is any length.
 
         Raises:
-            The same as `predict`.
+            LookupError: the server has no such model or version.
+            ConnectionError: the server cannot be reached or has no capacity.
+            TimeoutError: the `timeout` or the `deadline` is over.
+            RuntimeError: the server fails.
         """
         end = time.monotonic() + self.deadline
         answer = self._send(self._connection.metadata, "for its metadata", end)
@@ -249,7 +259,9 @@ class _Rest:
     def __init__(
         self, url: urllib.parse.SplitResult, model: str, version: int | None
     ) -> None:
-        self._url = f"{url.geturl().rstrip('/')}/v1/models/{urllib.parse.quote(model)}"
+        self._url = (
+            f"{url.geturl().rstrip('/')}/v1/models/{urllib.parse.quote(model, safe='')}"
+        )
         if version is not None:
             self._url += f"/versions/{version}"
         self._session = requests.Session()

@@ -12,6 +12,11 @@ from zoo.inspection import ends_in_softmax
 # a limit too, since a long image of one row is made higher before it is made shorter.
 MAX_IMAGE_PIXELS = 2**24
 MAX_IMAGE_SIDE = 2**14
+MAX_BATCH_PIXELS = 2**28
+# What else a file can hold that takes far more than its bytes: a compressed text of a
+# PNG unpacks to megabytes, and each scan of a progressive JPEG visits every pixel.
+MAX_TEXT_CHUNKS = 8
+MAX_SCANS = 100
 
 # Where the metadata of a camera tell how it was held.
 _EXIF_BYTES = 4096
@@ -38,7 +43,9 @@ def signature_functions(model: keras.Model, labels: Sequence[str]) -> dict[str, 
 
     def probabilities_of(pixels: Any) -> Any:
         # Fused convolutions fail on an empty batch, and do not say that it is empty.
-        is_filled = tf.debugging.Assert(tf.shape(pixels)[0] > 0, ["no images"])
+        is_filled = tf.raw_ops.Assert(
+            condition=tf.shape(pixels)[0] > 0, data=["no images"]
+        )
         with tf.control_dependencies([is_filled]):
             pixels = tf.identity(pixels)
         scores = tf.cast(bare_model(pixels, training=False), tf.float32)
@@ -52,7 +59,11 @@ def signature_functions(model: keras.Model, labels: Sequence[str]) -> dict[str, 
 
     # `ensure_shape` comes first: TF Serving passes on any shape, and some kernels abort
     # the process on a rank that they do not expect.
-    def take_pixels(image: Any) -> dict[str, Any]:
+    def take_floats(image: Any) -> dict[str, Any]:
+        pixels = tf.ensure_shape(image, (None, *shape))
+        return answer(tf.debugging.check_numerics(pixels, "image"))
+
+    def take_bytes(image: Any) -> dict[str, Any]:
         return answer(tf.cast(tf.ensure_shape(image, (None, *shape)), tf.float32))
 
     def take_files(image_bytes: Any) -> dict[str, Any]:
@@ -66,14 +77,15 @@ def signature_functions(model: keras.Model, labels: Sequence[str]) -> dict[str, 
             pixels = decode_images(parsed["image/encoded"], shape)
         else:
             feature = tf.io.FixedLenFeature(shape, tf.float32)
-            pixels = tf.io.parse_example(examples, {"image": feature})["image"]
+            parsed = tf.io.parse_example(examples, {"image": feature})
+            pixels = tf.debugging.check_numerics(parsed["image"], "image")
         scores, class_ids = tf.math.top_k(probabilities_of(pixels), k=len(labels))
         return {"classes": tf.gather(tf.constant(labels), class_ids), "scores": scores}
 
     images = (None, *shape)
     functions = {
-        "serving_default": (take_pixels, tf.TensorSpec(images, tf.float32, "image")),
-        "serving_uint8": (take_pixels, tf.TensorSpec(images, tf.uint8, "image")),
+        "serving_default": (take_floats, tf.TensorSpec(images, tf.float32, "image")),
+        "serving_uint8": (take_bytes, tf.TensorSpec(images, tf.uint8, "image")),
         "classify": (classify, tf.TensorSpec((None,), tf.string, "inputs")),
     }
     if takes_files:
@@ -102,10 +114,17 @@ def decode_images(files: Any, shape: tuple[int, ...]) -> Any:
 
     height, width = shape[:2]
     sizes, orientations = _read_headers(files)
+    pixels = tf.reduce_prod(sizes, axis=1)
     sides_fit = tf.reduce_all((sizes > 0) & (sizes <= MAX_IMAGE_SIDE), axis=1)
-    refused = ~sides_fit | (tf.reduce_prod(sizes, axis=1) > MAX_IMAGE_PIXELS)
     limits = f"sides from 1 to {MAX_IMAGE_SIDE} and at most {MAX_IMAGE_PIXELS} pixels"
-    with tf.control_dependencies([_refuse(refused, f"not of {limits}:", sizes)]):
+    checks = [
+        _refuse(~sides_fit | (pixels > MAX_IMAGE_PIXELS), f"not of {limits}:", sizes),
+        tf.debugging.Assert(
+            tf.reduce_sum(pixels) <= MAX_BATCH_PIXELS,
+            [f"image_bytes: more than {MAX_BATCH_PIXELS} pixels in all"],
+        ),
+    ]
+    with tf.control_dependencies(checks):
         files = tf.identity(files)
 
     def decode(file: Any) -> Any:
@@ -126,12 +145,13 @@ def decode_images(files: Any, shape: tuple[int, ...]) -> Any:
 
     def decode_as_they_are() -> Any:
         spec = tf.TensorSpec((height, width, 3), tf.uint8)
-        return tf.cast(tf.map_fn(decode, files, fn_output_signature=spec), tf.float32)
+        images = tf.map_fn(decode, files, 4, fn_output_signature=spec)
+        return tf.cast(images, tf.float32)
 
     def decode_and_fit_all() -> Any:
         spec = tf.TensorSpec((height, width, 3), tf.float32)
         items = (files, orientations)
-        return tf.map_fn(decode_and_fit, items, fn_output_signature=spec)
+        return tf.map_fn(decode_and_fit, items, 4, fn_output_signature=spec)
 
     fit = tf.reduce_all(sizes == [height, width]) & tf.reduce_all(orientations == 1)
     images = tf.cond(fit, decode_as_they_are, decode_and_fit_all)
@@ -149,8 +169,17 @@ def _read_headers(files: Any) -> tuple[Any, Any]:
     png_start = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
     is_png = tf.strings.substr(files, 0, len(png_start)) == png_start
     is_jpeg = tf.strings.substr(files, 0, 3) == b"\xff\xd8\xff"
-    unknown = _refuse(~is_png & ~is_jpeg, "neither a PNG nor a JPEG file")
-    with tf.control_dependencies([unknown]):
+
+    def count(mark: bytes) -> Any:
+        return tf.strings.split(files, mark).row_lengths() - 1
+
+    texts = count(b"zTXt") + count(b"iTXt")
+    checks = [
+        _refuse(~is_png & ~is_jpeg, "neither a PNG nor a JPEG file"),
+        _refuse(is_png & (texts > MAX_TEXT_CHUNKS), "too many text chunks"),
+        _refuse(is_jpeg & (count(b"\xff\xda") > MAX_SCANS), "too many scans"),
+    ]
+    with tf.control_dependencies(checks):
         header = tf.strings.substr(files, 0, len(png_start) + 8)
     words = tf.io.decode_raw(header, tf.int32, little_endian=False, fixed_length=24)
     sizes = tf.cast(tf.reverse(words[:, 4:], [1]), tf.int64)

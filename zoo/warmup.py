@@ -64,7 +64,13 @@ def write_warmup_requests(folder: pathlib.Path, functions: dict[str, Any]) -> No
 
 
 def read_warmup_requests(folder: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Reads the requests of a version as (signature, tensors by argument).
+    """Reads the requests that a version is warmed up with.
+
+    Args:
+        folder: Folder of the version.
+
+    Yields:
+        Each request in turn, as (signature, tensors by argument).
 
     Raises:
         ValueError: the file holds something else; the message names the record.

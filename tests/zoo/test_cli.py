@@ -12,6 +12,7 @@ import sys
 import time
 import warnings
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
@@ -365,6 +366,19 @@ def test_export_of_a_run_has_its_labels(run, trained, tmp_path):
     assert code == 0, errors
     labels = (tmp_path / "serving/1/labels.txt").read_text()
     assert labels.split() == list("0123456789")
+
+
+def test_export_of_a_keras_file_takes_labels(run, tmp_path):
+    layers = [keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(2)]
+    keras.Sequential(layers).save(tmp_path / "mine.keras")
+    (tmp_path / "labels.txt").write_text("cat\nHund und Katze\n")
+    code, _, errors = run("export", "mine.keras", "serving", "--labels", "labels.txt")
+    assert code == 0, errors
+    exported = zoo.load_exported(tmp_path / "serving")
+    assert exported.labels == ("cat", "Hund und Katze")
+    code, _, errors = run("export", "lenet5.mnist", "mnist", "--labels", "labels.txt")
+    assert code == 1
+    assert "`labels` must be a list of 10 str" in errors
 
 
 def test_publish_passes_its_words_on(run, monkeypatch, tmp_path):

@@ -20,13 +20,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, PngImagePlugin
 from tensorflow_serving.apis import prediction_log_pb2
 
 import zoo
 from zoo.export import check_exported, export, load_exported
 from zoo.signatures import MAX_IMAGE_PIXELS
 
+SIGNATURES = json.loads(pathlib.Path(__file__).with_name("signatures.json").read_text())
 ENVIRONMENT = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
 
 
@@ -171,6 +172,15 @@ def png_of_zeros(height, width):
     )
 
 
+def png_with_texts(count):
+    """A PNG with compressed texts, some kilobytes each, of 8 MB each."""
+    image = Image.new("L", (28, 28))
+    texts = PngImagePlugin.PngInfo()
+    for _ in range(count):
+        texts.add_text("Comment", "a" * 8_000_000, zip=True)
+    return saved(image, "png", pnginfo=texts)
+
+
 def tree(folder):
     """Contents of every file below a folder, by relative path."""
     return {
@@ -238,7 +248,7 @@ def test_answers_are_those_of_predict(build, tmp_path):
         np.testing.assert_allclose(answer["probabilities"], expected, 0, 1e-6)
 
 
-def examples(feature, values, kind):
+def examples(feature, values, kind="bytes_list"):
     return tf.constant(
         [
             tf.train.Example(
@@ -260,7 +270,7 @@ def test_classify(build, tmp_path):
         inputs = examples("image", pixels.astype("float32"), "float_list")
     else:
         files = [[encode(image)] for image in pixels]
-        inputs = examples("image/encoded", files, "bytes_list")
+        inputs = examples("image/encoded", files)
     saved_model = tf.saved_model.load(str(export(model, tmp_path)))
     answer = saved_model.signatures["classify"](inputs=inputs)
     expected = model.predict(pixels, verbose=0)
@@ -279,6 +289,11 @@ def test_a_model_of_vectors_takes_no_files(tmp_path):
     assert sorted(signatures) == ["classify", "serving_default", "serving_uint8"]
     with pytest.raises(ValueError, match="no signature for image files"):
         load_exported(folder).predict([encode(np.zeros((28, 28), "uint8"))])
+
+
+def test_predict_says_what_is_wrong_with_a_file(exported):
+    with pytest.raises(ValueError, match="neither a PNG nor a JPEG file"):
+        exported.predict((encode(np.zeros((28, 28), "uint8")), b"text"))
 
 
 def test_random_layers_are_off(tmp_path):
@@ -478,6 +493,8 @@ WRONG_SHAPE = r"Shape of tensor .*image.* is not compatible with expected shape 
 WRONG_FILE = "image_bytes: neither a PNG nor a JPEG file"
 TOO_LARGE = rf"image_bytes: not of sides .* at most {MAX_IMAGE_PIXELS} pixels"
 BAD_REQUESTS = {
+    "nan": ("serving_default", np.full((1, 28, 28, 1), np.nan, "f"), "image.*NaN"),
+    "infinity": ("serving_default", np.full((1, 28, 28, 1), np.inf, "f"), "image.*Inf"),
     "no images": ("serving_default", np.zeros((0, 28, 28, 1), "f"), "no images"),
     "no files": ("serving_bytes", np.zeros(0, object), "no images"),
     "one image": ("serving_default", np.zeros((28, 28, 1), "f"), WRONG_SHAPE),
@@ -505,6 +522,9 @@ BAD_REQUESTS = {
     "jpeg header": ("serving_bytes", files(GREY_JPEG[:20]), "Invalid JPEG data"),
     "bomb": ("serving_bytes", files(png_of_zeros(20000, 20000)), TOO_LARGE),
     "bomb of one row": ("serving_bytes", files(png_of_zeros(1, 2**20)), TOO_LARGE),
+    "bombs": ("serving_bytes", files(*17 * [png_of_zeros(4096, 4096)]), "in all"),
+    "texts": ("serving_bytes", files(png_with_texts(9)), "too many text chunks"),
+    "scans": ("serving_bytes", files(GREY_JPEG + 101 * b"\xff\xda"), "too many scans"),
     "size 0": ("serving_bytes", files(png_of_zeros(0, 0)), TOO_LARGE),
     "negative": (
         "serving_bytes",
@@ -521,7 +541,6 @@ def server(folder, pixels):
         "floats": ("serving_default", pixels.astype("float32")),
         "bytes": ("serving_uint8", pixels),
         "files": ("serving_bytes", files(*[encode(image) for image in pixels])),
-        "nan": ("serving_default", np.full((1, 28, 28, 1), np.nan, "float32")),
     }
     bad = {name: request[:2] for name, request in BAD_REQUESTS.items()}
     requests = good | bad | {"after all": good["floats"]}
@@ -545,10 +564,6 @@ def test_process_without_keras_answers_as_predict(server, name, model, pixels):
     np.testing.assert_array_equal(answer["class_id"], expected.argmax(-1))
     labels = [f"digit {i} é".encode() for i in expected.argmax(-1)]
     assert answer["label"].tolist() == labels
-
-
-def test_server_survives_nan(server):
-    assert np.isnan(server["nan"][0]["probabilities"]).all()
 
 
 @pytest.mark.parametrize("name", BAD_REQUESTS)
@@ -580,13 +595,15 @@ def saved_model_cli(folder, pixels, tmp_path_factory):
     """What `show --all` prints, and the folder of what `run` writes, by signature."""
     out = tmp_path_factory.mktemp("saved_model_cli")
     commands = [["show", "--dir", folder, "--all"]]
+    pngs = [encode(image) for image in pixels]
     for signature, argument, array in (
         ("serving_default", "image", pixels.astype("float32")),
         ("serving_uint8", "image", pixels),
-        ("serving_bytes", "image_bytes", np.array([encode(x) for x in pixels])),
+        ("serving_bytes", "image_bytes", np.array(pngs)),
+        ("classify", "inputs", examples("image/encoded", [[x] for x in pngs]).numpy()),
     ):
         file = out / f"{signature}.npy"
-        np.save(file, array)
+        np.save(file, array.astype("S") if array.dtype == object else array)
         command = ["run", "--dir", folder, "--tag_set", "serve"]
         command += ["--signature_def", signature, "--inputs", f"{argument}={file}"]
         commands.append([*command, "--outdir", out / signature])
@@ -602,37 +619,33 @@ def saved_model_cli(folder, pixels, tmp_path_factory):
 
 
 def test_saved_model_cli_shows_the_signatures(saved_model_cli):
+    """Those of the golden file, tests/zoo/signatures.json, and no others."""
     shown, _ = saved_model_cli
-    outputs = (
-        "The given SavedModel SignatureDef contains the following output(s): "
-        "outputs['class_id'] tensor_info: dtype: DT_INT64 shape: (-1) name: "
-    )
-    for signature, argument in {
-        "serving_default": "inputs['image'] tensor_info: dtype: DT_FLOAT "
-        "shape: (-1, 28, 28, 1) name: serving_default_image:0",
-        "serving_uint8": "inputs['image'] tensor_info: dtype: DT_UINT8 "
-        "shape: (-1, 28, 28, 1) name: serving_uint8_image:0",
-        "serving_bytes": "inputs['image_bytes'] tensor_info: dtype: DT_STRING "
-        "shape: (-1) name: serving_bytes_image_bytes:0",
-    }.items():
-        head = f"signature_def['{signature}']: The given SavedModel SignatureDef "
-        assert f"{head}contains the following input(s): {argument} {outputs}" in shown
-    for output in (
-        "outputs['label'] tensor_info: dtype: DT_STRING shape: (-1)",
-        "outputs['probabilities'] tensor_info: dtype: DT_FLOAT shape: (-1, 10)",
-    ):
-        assert shown.count(output) >= 3
-    assert "Method name is: tensorflow/serving/predict" in shown
+    dtypes = {"float32": "DT_FLOAT", "uint8": "DT_UINT8", "int64": "DT_INT64"}
+    dtypes["string"] = "DT_STRING"
+    sections = re.split(r"signature_def\['(\w+)'\]: ", shown)[1:]
+    received = dict(zip(sections[::2], sections[1::2], strict=True))
+    assert received.keys() - {"__saved_model_init_op"} == SIGNATURES.keys()
+    for name, signature in SIGNATURES.items():
+        for kind, tensors in signature.items():
+            assert received[name].count(f"{kind}['") == len(tensors)
+            for tensor, spec in tensors.items():
+                shape = ", ".join(str(size or -1) for size in spec["shape"])
+                info = f"dtype: {dtypes[spec['dtype']]} shape: ({shape}) name: "
+                assert f"{kind}['{tensor}'] tensor_info: {info}" in received[name]
+        assert "Method name is: tensorflow/serving/predict" in received[name]
 
 
-@pytest.mark.parametrize(
-    "signature", ["serving_default", "serving_uint8", "serving_bytes"]
-)
+@pytest.mark.parametrize("signature", SIGNATURES)
 def test_saved_model_cli_runs_every_signature(
     saved_model_cli, signature, model, pixels
 ):
     results = saved_model_cli[1] / signature
     expected = model.predict(pixels, verbose=0)
+    if signature == "classify":
+        scores = np.load(results / "scores.npy")
+        np.testing.assert_allclose(scores, -np.sort(-expected), 0, 1e-6)
+        return
     probabilities = np.load(results / "probabilities.npy")
     np.testing.assert_allclose(probabilities, expected, 0, 1e-6)
     class_id = np.load(results / "class_id.npy")
@@ -667,37 +680,26 @@ def test_layout(folder, model):
         "python": ".".join(map(str, sys.version_info[:3])),
         "tensorflow": tf.__version__,
     }
-    outputs = {
-        "probabilities": {"dtype": "float32", "shape": [None, 10]},
-        "class_id": {"dtype": "int64", "shape": [None]},
-        "label": {"dtype": "string", "shape": [None]},
-    }
-    image = [None, 28, 28, 1]
-    assert contract["signatures"] == {
-        "serving_default": {
-            "inputs": {"image": {"dtype": "float32", "shape": image}},
-            "outputs": outputs,
-        },
-        "serving_uint8": {
-            "inputs": {"image": {"dtype": "uint8", "shape": image}},
-            "outputs": outputs,
-        },
-        "serving_bytes": {
-            "inputs": {"image_bytes": {"dtype": "string", "shape": [None]}},
-            "outputs": outputs,
-        },
-        "classify": {
-            "inputs": {"inputs": {"dtype": "string", "shape": [None]}},
-            "outputs": {
-                "classes": {"dtype": "string", "shape": [None, 10]},
-                "scores": {"dtype": "float32", "shape": [None, 10]},
-            },
-        },
-    }
+    assert contract["signatures"] == SIGNATURES
     assert contract["format"] == "saved_model"
     assert contract["preprocessing"].keys() == {"image", "image_bytes"}
     assert contract["weights"] is None
     assert sorted(contract["files"]) == sorted(set(tree(folder)) - {"export.json"})
+
+
+@pytest.mark.parametrize(
+    ("name", "dataset"), [(w.model, w.dataset) for w in zoo.list_weights()]
+)
+def test_files_of_every_published_weight(name, dataset, tmp_path):
+    weights = zoo.get_weights(name, dataset)
+    model = zoo.create(name, weights=weights)
+    pixels = random_pixels(model)
+    exported = load_exported(export(model, tmp_path))
+    answer = exported.predict([encode(image) for image in pixels])
+    expected = model.predict(pixels, verbose=0)
+    np.testing.assert_allclose(answer["probabilities"], expected, 0, 1e-6)
+    labels = [weights.categories[class_id] for class_id in expected.argmax(-1)]
+    assert answer["label"].tolist() == labels
 
 
 def test_weights_are_stored_once(tmp_path):
@@ -1068,13 +1070,19 @@ def test_altered_files_are_refused(folder, tmp_path, name, change):
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{", "[]", "{}", '{"files": []}', '{"files": {}}']
+    "content",
+    [
+        *("", "{", "[]", "{}", '{"files": []}', '{"files": {}}'),
+        '{"format": "saved_model", "labels": [], "files": {}, '
+        '"signatures": {"serving_default": {"inputs": {}}}}',
+    ],
 )
 def test_altered_description_is_refused(folder, tmp_path, content):
     copy = shutil.copytree(folder, tmp_path / "1")
     (copy / "export.json").write_text(content)
     with pytest.raises(ValueError, match=r"export\.json is altered"):
         load_exported(copy)
+    assert export(vector(), tmp_path) == tmp_path / "2"  # It bars no other version.
 
 
 def test_check_exported(folder, tmp_path):
