@@ -35,9 +35,9 @@ class TensorFlowInstrumentedStep(InstrumentedStep):
 class TensorFlowRecorder(Recorder):
     """Writes a row per optimizer call, inside the graph if there is one.
 
-    A row is float64: the number of the call, then a norm per variable. There is a
-    ring per layout and one counter for all, so that the calls of different
-    optimizers stay in order.
+    A row is float64: the number of the call, then half the square of each variable's
+    norm; the host does the rest. There is a ring per layout and one counter for all,
+    so that the calls of different optimizers stay in order.
     """
 
     step_class = TensorFlowInstrumentedStep
@@ -63,15 +63,17 @@ class TensorFlowRecorder(Recorder):
         replica = tf.distribute.get_replica_context()
         if replica is not None and replica.num_replicas_in_sync > 1:
             gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
-        norms = _norms(gradients) / tf.cast(scale, tf.float64)
+        halves = _half_squares(gradients)
+        if tf.is_tensor(scale) or scale != 1:
+            halves /= tf.square(tf.cast(scale, tf.float64))
         if updates is not None:
-            norms = tf.where(updates, norms, -tf.ones_like(norms))
+            halves = tf.where(updates, halves, -tf.ones_like(halves))
         if _is_first_replica():
-            self._write(layout, norms)
+            self._write(layout, halves)
 
-    def _write(self, layout: Layout, norms: tf.Tensor) -> None:
+    def _write(self, layout: Layout, halves: tf.Tensor) -> None:
         call = self.calls.read_value()
-        row = tf.concat([[tf.cast(call, tf.float64)], norms], axis=0)
+        row = tf.concat([[tf.cast(call, tf.float64)], halves], axis=0)
         written = tf.raw_ops.ResourceScatterUpdate(
             resource=self.rings[layout].handle,
             indices=call % self.buffer_size,
@@ -121,7 +123,12 @@ class TensorFlowRecorder(Recorder):
             for layout, ring in self.rings.items():
                 table = ring.numpy()
                 fresh = table[(table[:, 0] >= oldest) & (table[:, 0] < calls)]
-                rows += [(row[0], layout, row[1:]) for row in fresh]
+                # Below zero, a call that updates nothing; it stays below.
+                norms = np.copysign(np.sqrt(2 * np.abs(fresh)), fresh)
+                rows += [
+                    (call, layout, row)
+                    for call, row in zip(fresh[:, 0], norms[:, 1:], strict=True)
+                ]
         rows.sort(key=lambda row: row[0])
         self.keep([(layout, norms) for _, layout, norms in rows])
         self.calls_read = calls
@@ -150,46 +157,45 @@ def _create_variable(value: Any) -> tf.Variable:
     return created[0]
 
 
-def _norms(gradients: Sequence[Any]) -> tf.Tensor:
-    """The L2 norm of each gradient, float64 `[gradients]`.
+def _half_squares(gradients: Sequence[Any]) -> tf.Tensor:
+    """Half the squared L2 norm of each gradient, float64 `[gradients]`.
 
-    `l2_loss`, half the sum of squares, takes one pass and no memory. In float64 no
-    square of a float32 over- or underflows; the copy is made only if it has to be.
+    This is what `l2_loss` gives, in one pass and without a copy. In float64 no square
+    of a float32 over- or underflows; the copy is made only if it has to be.
     """
     gradients = [_with_unique_rows(g) for g in gradients]
 
-    def half_squares(dtype: tf.DType, gradients: Sequence[tf.Tensor]) -> tf.Tensor:
-        squares = [tf.nn.l2_loss(tf.cast(g, dtype)) for g in gradients]
-        return tf.cast(tf.stack(squares), tf.float64)
+    def compute(dtype: tf.DType, gradients: Sequence[tf.Tensor]) -> tf.Tensor:
+        return tf.stack([tf.nn.l2_loss(tf.cast(g, dtype)) for g in gradients])
 
     def keep(halves: tf.Tensor, *gradients: tf.Tensor) -> tf.Tensor:
-        return halves
+        return tf.cast(halves, tf.float64)
 
     def compute_wide(halves: tf.Tensor, *gradients: tf.Tensor) -> tf.Tensor:
-        return half_squares(tf.float64, gradients)
+        return compute(tf.float64, gradients)
 
-    has_wide = any(g.dtype == tf.float64 for g in gradients)
-    halves = half_squares(tf.float64 if has_wide else tf.float32, gradients)
+    if any(g.dtype == tf.float64 for g in gradients):
+        return compute(tf.float64, gradients)
+    halves = compute(tf.float32, gradients)
     is_precise = tf.reduce_all((halves > 1e-25) & (halves < 1e35))
     inputs = [halves, *gradients]
     if tf.executing_eagerly():
-        halves = halves if is_precise else compute_wide(*inputs)
-    else:
-        # `tf.cond` would become an operation for each gradient, which takes as long as
-        # its norm.
-        specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in inputs]
-        then_branch, else_branch = (
-            tf.function(branch, autograph=False).get_concrete_function(*specs)
-            for branch in (keep, compute_wide)
-        )
-        [halves] = tf.raw_ops.StatelessIf(
-            cond=is_precise,
-            input=inputs,
-            Tout=[tf.float64],
-            then_branch=then_branch,
-            else_branch=else_branch,
-        )
-    return tf.sqrt(2.0 * halves)
+        return keep(*inputs) if is_precise else compute_wide(*inputs)
+    # `tf.cond` would become an operation for each gradient, which takes as long as its
+    # norm.
+    specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in inputs]
+    then_branch, else_branch = (
+        tf.function(branch, autograph=False).get_concrete_function(*specs)
+        for branch in (keep, compute_wide)
+    )
+    [halves] = tf.raw_ops.StatelessIf(
+        cond=is_precise,
+        input=inputs,
+        Tout=[tf.float64],
+        then_branch=then_branch,
+        else_branch=else_branch,
+    )
+    return halves
 
 
 def _with_unique_rows(gradient: Any) -> Any:
