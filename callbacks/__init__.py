@@ -9,6 +9,7 @@ print(gradients.diagnose())
 ```
 """
 
+from .exact_resume import ExactResume, ShuffledBatches
 from .gradient_norms import GradientNorms
 
-__all__ = ["GradientNorms"]
+__all__ = ["ExactResume", "GradientNorms", "ShuffledBatches"]

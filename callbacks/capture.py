@@ -2,7 +2,7 @@
 
 From the outside in:
 
-- `Guard` takes the place of `model.train_function` for one call at a time;
+- `Guard` stands in for `model.train_function` for one call at a time;
 - `InstrumentedStep` is a second train function, compiled beside the original, whose
   optimizers are hooked while it runs;
 - a `Recorder` (`recorders.py`) turns gradients into norms and keeps them on the
@@ -72,29 +72,72 @@ def replaced(*attributes: tuple[Any, str, Any]) -> Iterator[None]:
                 object.__setattr__(owner, name, value)
 
 
-class Guard:
+class StandIn:
     """Stands in for `model.train_function` during one call.
 
     A callback puts it in place when a batch begins, and the call takes it away
     before anything can fail, so that no exception leaves it behind. One gap remains,
     a later callback that raises in `on_train_batch_begin`. It is closed by the
-    `History` object of the fit: the guard steps aside when it finds another.
+    `History` object of the fit: what stands in since another fit is taken away.
     """
 
     def __init__(self, model: Any) -> None:
         self.model = model
         self.original = model.train_function
         self.history = getattr(model, "history", None)
+        object.__setattr__(model, "train_function", self)
+
+    @staticmethod
+    def remove_stale(model: Any) -> None:
+        while isinstance(model.train_function, StandIn) and (
+            model.train_function.is_stale()
+        ):
+            model.train_function.remove()
+
+    def is_stale(self) -> bool:
+        return getattr(self.model, "history", None) is not self.history
+
+    def remove(self) -> None:
+        object.__setattr__(self.model, "train_function", self.original)
+
+
+class PassOver(StandIn):
+    """Draws the batches of one call and does not train on them.
+
+    Args:
+        model: The model.
+        on_batch: Is shown each batch.
+    """
+
+    def __init__(self, model: Any, on_batch: Callable[[Any], object]) -> None:
+        super().__init__(model)
+        self.on_batch = on_batch
+
+    def __call__(self, *args: Any) -> Any:
+        self.remove()
+        *state, batches = args  # On JAX, the state of training comes first.
+        if keras.backend.backend() != "torch":  # There, they have been drawn.
+            for _ in range(self.model.steps_per_execution):
+                self.on_batch(next(batches))
+        logs: dict[str, Any] = {}
+        return (logs, *state) if state else logs
+
+
+class Guard(StandIn):
+    """Has recorders see one call of `model.train_function`."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
         self.recorders: list[Recorder] = []
 
     @classmethod
     def install(cls, model: Any, recorder: "Recorder") -> None:
         """Has `recorder` see the next call of `model.train_function`."""
-        guard = model.train_function
-        if isinstance(guard, cls) and guard.is_stale():
-            guard.remove()
+        cls.remove_stale(model)
+        if isinstance(model.train_function, PassOver):
+            return
         if not isinstance(model.train_function, cls):
-            object.__setattr__(model, "train_function", cls(model))
+            cls(model)
         model.train_function.add(recorder)
 
     def add(self, recorder: "Recorder") -> None:
@@ -108,12 +151,6 @@ class Guard:
                 self.model, self.original, list(key), find_optimizers(self.model)
             )
         self.step = made[key]
-
-    def is_stale(self) -> bool:
-        return getattr(self.model, "history", None) is not self.history
-
-    def remove(self) -> None:
-        object.__setattr__(self.model, "train_function", self.original)
 
     def __call__(self, *args: Any) -> Any:
         self.remove()

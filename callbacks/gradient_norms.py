@@ -187,8 +187,13 @@ class GradientNorms(keras.callbacks.Callback):
         self._epoch_begins_at = self._recording.end
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        atexit.unregister(self._recorder.fail)
+        self.flush()
         self._warn_if_empty()
+
+    def flush(self) -> None:
+        """Writes now what, after an exception, is written when Python exits."""
+        atexit.unregister(self._recorder.fail)
+        self._recorder.fail()
 
     @contextlib.contextmanager
     def watch(self, optimizer: Any, model: Any) -> Iterator["GradientNorms"]:
@@ -236,6 +241,25 @@ class GradientNorms(keras.callbacks.Callback):
             recorder.close()
             self._recorder = self._make_recorder()
         self._warn_if_empty()
+
+    def get_state(self) -> dict[str, Any]:
+        """What `ExactResume` saves: all that is recorded, and how much is written."""
+        return {
+            "recording": self._read().get_state(),
+            "fit_begins_at": self._fit_begins_at,
+            "epoch_begins_at": self._epoch_begins_at,
+            "outputs": [output.get_state() for output in self._outputs],
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes on with what another process has recorded."""
+        self._recorder.drain()
+        self._recording = Recording.from_state(state["recording"])
+        self._recorder.counted = self._recording.end
+        self._fit_begins_at = state["fit_begins_at"]
+        self._epoch_begins_at = state["epoch_begins_at"]
+        for output, saved in zip(self._outputs, state["outputs"], strict=True):
+            output.set_state(saved, self._recording)
 
     def _warn_if_empty(self) -> None:
         if self._read().end == self._fit_begins_at:

@@ -82,6 +82,19 @@ class CSVOutput:
         )
         self.columns, self.written = recording.columns, recording.end
 
+    def get_state(self) -> dict[str, int]:
+        exists = os.path.exists(self.path)
+        return {
+            "written": self.written,
+            "size": os.path.getsize(self.path) if exists else 0,
+        }
+
+    def set_state(self, state: dict[str, int], recording: Recording) -> None:
+        """Drops what has been written since; what is no addition is written anew."""
+        if self.append and os.path.exists(self.path):
+            os.truncate(self.path, state["size"])
+            self.columns, self.written = recording.columns, state["written"]
+
 
 class TensorBoardOutput:
     """Writes a scalar per layer, and a histogram over layers, for TensorBoard."""
@@ -114,6 +127,12 @@ class TensorBoardOutput:
                 positive = norms[np.isfinite(norms) & (norms > 0)]
                 self.summary.histogram("log10_gradient_norm", np.log10(positive), step)
         self.writer.flush()
+
+    def get_state(self) -> dict[str, Any]:
+        return {"written": self.written, "calls": dict(self.calls)}
+
+    def set_state(self, state: dict[str, Any], recording: Recording) -> None:
+        self.written, self.calls = state["written"], collections.Counter(state["calls"])
 
     def _due(self, table: Table, every: int) -> list[int]:
         """The rows to write: one in `every` of each optimizer's calls."""

@@ -2,7 +2,7 @@
 
 import contextlib
 import tempfile
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,6 +124,34 @@ class Recording:
             steps = np.concatenate([rows.steps for rows in blocks])
             moved.append(Rows(layout, steps, norms))
         self._blocks, self._in_memory = moved, 0
+
+    def get_state(self) -> list[dict[str, Any]]:
+        """The blocks as dicts of strings, numbers, lists and arrays."""
+        grouped: dict[Layout, list[Rows]] = {}
+        for rows in self._blocks:
+            grouped.setdefault(rows.layout, []).append(rows)
+        return [
+            {
+                "layout": list(layout),
+                "steps": np.concatenate([rows.steps for rows in blocks]),
+                "norms": np.concatenate([rows.norms for rows in blocks]),
+            }
+            for layout, blocks in grouped.items()
+        ]
+
+    @classmethod
+    def from_state(cls, state: list[dict[str, Any]]) -> "Recording":
+        recording = cls()
+        for block in state:
+            optimizer, columns, positions, dynamic_scale = block["layout"]
+            layout = Layout(
+                optimizer,
+                tuple(Column(*column) for column in columns),
+                tuple(tuple(position) for position in positions),
+                dynamic_scale,
+            )
+            recording.add(Rows(layout, block["steps"], block["norms"]))
+        return recording
 
     def since(self, step: int) -> "Recording":
         """The calls numbered `step` and later, under the columns of all."""

@@ -232,8 +232,18 @@ def train(
         Path | None,
         typer.Option(help="Folder of the run.", show_default="runs/MODEL.DATASET"),
     ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of checkpoints.", show_default="checkpoint, in --output"
+        ),
+    ] = None,
+    every: Annotated[
+        int | None,
+        typer.Option(min=1, help="Steps between checkpoints.", show_default="an epoch"),
+    ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run.")
+        bool, typer.Option("--resume", help="Go on from the newest checkpoint.")
     ] = False,
     gradient_norms: Annotated[
         bool, typer.Option("--gradient-norms", help="Record them for each layer.")
@@ -245,9 +255,7 @@ def train(
     if dataset is None:
         dataset = zoo.load_recipe(recipe).dataset if recipe else "mnist"
     output = output or Path("runs", f"{model}.{dataset}")
-    with terminal.if_interrupted(
-        "The same command with --resume goes on from the last epoch."
-    ):
+    with terminal.if_interrupted("The same command with --resume goes on from here."):
         terminal.import_keras()
         report = zoo.train(
             model,
@@ -258,6 +266,8 @@ def train(
             epochs=epochs,
             batch_size=batch_size,
             output_dir=output,
+            checkpoint_dir=checkpoint,
+            save_freq=every or "epoch",
             resume=resume,
             gradient_norms=gradient_norms,
             tensorboard=tensorboard,
@@ -382,7 +392,7 @@ def publish(
 ) -> None:
     """Train a recipe with several seeds and publish the first, with its card."""
     options: dict[str, Any] = {"data_dir": data_dir, "verbose": terminal.progress(2)}
-    with terminal.if_interrupted("The same command goes on from the last epoch."):
+    with terminal.if_interrupted("The same command goes on from here."):
         terminal.import_keras()
         card = zoo.publish(recipe, seeds=seeds or (0, 1, 2), runs_dir=runs, **options)
     print(f"{card.id} is published: test accuracy {card.metrics['accuracy']:.4f}")

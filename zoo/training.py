@@ -11,6 +11,7 @@ import pathlib
 import platform
 import tempfile
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -18,8 +19,7 @@ import keras
 import numpy as np
 
 from zoo.augment import distort
-from zoo.callbacks import GradientNorms
-from zoo.callbacks.outputs import write_csv
+from zoo.callbacks import ExactResume, GradientNorms, ShuffledBatches
 from zoo.datasets import dataset_info, load_dataset
 from zoo.inspection import ends_in_softmax
 from zoo.recipes import Recipe, default_recipe, load_recipe
@@ -36,12 +36,10 @@ class Report:
     Attributes:
         model: the trained model.
         recipe: the recipe that was run.
-        history: `{name: value of each epoch}`, as in `keras.callbacks.History`; the
-            epochs before a resumption stand in `log.csv`.
+        history: `{name: value of each epoch}`, as in `keras.callbacks.History`.
         seconds: wall time of the training, in this process.
-        output_dir: folder of the checkpoint, logs and trained weights, or `None`.
-        gradient_norms: the `GradientNorms` callback, or `None`; likewise, the steps
-            before a resumption stand in `gradient_norms.csv`.
+        output_dir: folder of the logs and trained weights, or `None`.
+        gradient_norms: the `GradientNorms` callback, or `None`.
     """
 
     model: keras.Model
@@ -77,6 +75,8 @@ def train(
     epochs: int | None = None,
     batch_size: int | None = None,
     output_dir: str | os.PathLike[str] | None = None,
+    checkpoint_dir: str | os.PathLike[str] | None = None,
+    save_freq: int | str = "epoch",
     resume: bool = False,
     gradient_norms: bool = False,
     tensorboard: bool = False,
@@ -103,12 +103,18 @@ def train(
             epoch, or `"train+validation"`, without validation.
         validation_data: `(images, labels)` to validate on, in place of the split.
         seed, epochs, batch_size: take the place of the recipe's.
-        output_dir: folder for the checkpoint (written after each epoch), `log.csv`,
-            `run.json` and, at the end, `trained.weights.h5`. `run.json` describes the
-            run: the recipe, with null for the model and its arguments, or the dataset,
-            where they were given as objects rather than by name.
-        resume: whether to go on from the checkpoint in `output_dir`, if there is one.
-            Without it, a folder that holds a checkpoint is refused.
+        output_dir: folder for `log.csv`, `run.json` and, at the end,
+            `trained.weights.h5`. `run.json` describes the run: the recipe, with null
+            for the model and its arguments, or the dataset, where they were given as
+            objects rather than by name.
+        checkpoint_dir: folder for checkpoints, which hold all that training needs to
+            go on exactly (see `zoo.callbacks.ExactResume`). Defaults to `checkpoint` in
+            `output_dir`.
+        save_freq: after how many steps to write one, beside one after each epoch.
+        resume: whether to go on from the newest checkpoint, if there is one. Without
+            it, a folder that holds a checkpoint is refused. A run that was stopped,
+            at whatever moment, ends with the very weights and records of one that
+            was not.
         gradient_norms: whether to record the gradient norm of each layer at each step,
             and to write them to `gradient_norms.csv` in `output_dir`.
         tensorboard: whether to write TensorBoard logs to `output_dir`.
@@ -122,7 +128,7 @@ def train(
     Raises:
         ValueError: an argument or the recipe is wrong, the recipe is for another model,
             or the checkpoint belongs to another run.
-        FileExistsError: `output_dir` holds a checkpoint and `resume` is false.
+        FileExistsError: there is a checkpoint and `resume` is false.
         ImportError: `tensorboard` is true and the package is not installed.
 
     Example:
@@ -131,9 +137,13 @@ def train(
     >>> sorted(report.history)
     ['accuracy', 'loss', 'val_accuracy', 'val_loss']
     """
-    if output_dir is None and (resume or tensorboard):
+    folder = pathlib.Path(output_dir) if output_dir is not None else None
+    if checkpoint_dir is None and folder:
+        checkpoint_dir = folder / "checkpoint"
+    if (resume and checkpoint_dir is None) or (tensorboard and folder is None):
         raise ValueError(
-            "`resume` and `tensorboard` need a folder. Received: output_dir=None."
+            "`resume` and `tensorboard` need a folder. Received: "
+            f"output_dir={output_dir}, checkpoint_dir={checkpoint_dir}."
         )
     if tensorboard:
         _check_tensorboard()
@@ -145,8 +155,14 @@ def train(
     )
     recipe = _check_distortions(recipe, images, is_default)
     description = _describe(model, dataset, recipe, split)
-    batches = TrainingBatches(images, labels, recipe)
-    steps = batches.steps_per_epoch
+    augmentation = recipe.augmentation
+    batches = ShuffledBatches(
+        images,
+        labels,
+        recipe.batch_size,
+        seed=recipe.seed,
+        augment=functools.partial(distort, **augmentation) if augmentation else None,
+    )
 
     keras.utils.set_random_seed(recipe.seed)
     if isinstance(model, str):
@@ -155,42 +171,60 @@ def train(
         )
     elif not model.built:
         model.build((None, *images.shape[1:]))
-    compile_model(model, recipe, steps)
+    compile_model(model, recipe, batches.steps_per_epoch)
 
     hooks = list(callbacks)
-    recorder = GradientNorms() if gradient_norms else None
-    run, first_epoch = None, 0
-    if output_dir is not None:
-        run = _RunFolder(pathlib.Path(output_dir), description, recorder)
-        first_epoch = run.start(model, steps, resume)
-        hooks += [run.logger, run]
-        if tensorboard:
-            hooks.append(keras.callbacks.TensorBoard(run.path / "tensorboard"))
-    if recorder and first_epoch < recipe.epochs:  # it warns if it sees no step
+    recorder = None
+    if gradient_norms:
+        recorder = GradientNorms(csv=folder / "gradient_norms.csv" if folder else None)
         hooks.append(recorder)
+    if folder:
+        hooks.append(keras.callbacks.CSVLogger(folder / "log.csv", append=True))
+        if tensorboard:
+            hooks.append(keras.callbacks.TensorBoard(folder / "tensorboard"))
+    saving: Any = contextlib.nullcontext()
+    if checkpoint_dir is not None:
+        checkpoint = ExactResume(
+            checkpoint_dir,
+            save_freq=save_freq,
+            callbacks=hooks,
+            data=batches,
+            description={**description, "data": _checksum(images, labels)},
+        )
+        if not checkpoint.has_checkpoint():
+            _begin_folder(folder, description)
+        elif not resume:
+            raise FileExistsError(
+                f"{checkpoint_dir} holds the checkpoint of a run: go on with it "
+                "(`resume=True`, on the command line --resume), or choose another "
+                "`output_dir` (--output)."
+            )
+        hooks.append(checkpoint)
+        saving = checkpoint.saving_when_stopped()
 
-    batches.start = first_epoch * steps
     started = time.perf_counter()
     try:
-        history = model.fit(
-            batches,
-            epochs=recipe.epochs,
-            initial_epoch=first_epoch,
-            steps_per_epoch=steps,
-            validation_data=validation_data,
-            validation_batch_size=1000,
-            shuffle=False,
-            callbacks=hooks,
-            verbose=verbose,
-        )
+        with saving:
+            history = model.fit(
+                batches,
+                epochs=recipe.epochs,
+                steps_per_epoch=batches.steps_per_epoch,
+                validation_data=validation_data,
+                validation_batch_size=1000,
+                shuffle=False,
+                callbacks=hooks,
+                verbose=verbose,
+            )
     finally:
-        if run:
-            run.close()
+        if recorder:
+            recorder.flush()
+        for hook in hooks:  # Some versions of Keras have no file before training.
+            if file := getattr(hook, "csv_file", None):
+                file.close()
     seconds = time.perf_counter() - started
 
-    if run:
-        save_weights(model, run.path / "trained.weights.h5")
-    folder = run.path if run else None
+    if folder:
+        save_weights(model, folder / "trained.weights.h5")
     return Report(model, recipe, history.history, seconds, folder, recorder)
 
 
@@ -282,130 +316,20 @@ def compile_model(model: keras.Model, recipe: Recipe, steps_per_epoch: int) -> N
     )
 
 
-class TrainingBatches(keras.utils.PyDataset):
-    """The endless sequence of a recipe's training batches, from step `start` on.
-
-    The batch of a step depends on the recipe and the step alone. The images of an epoch
-    that do not fill a batch are left out; the next epoch's order is another.
-    """
-
-    num_batches = None
-
-    def __init__(
-        self, images: np.ndarray, labels: np.ndarray, recipe: Recipe, start: int = 0
-    ) -> None:
-        super().__init__()
-        self.images, self.labels = images, labels
-        self.recipe = recipe
-        self.start = start
-        self.batch_size = min(recipe.batch_size, len(images))
-        self.steps_per_epoch = len(images) // self.batch_size
-
-    def __getitem__(self, index: int) -> Arrays:
-        seed = self.recipe.seed
-        epoch, step = divmod(self.start + index, self.steps_per_epoch)
-        order = _permutation(len(self.images), seed, epoch)
-        chosen = order[step * self.batch_size : (step + 1) * self.batch_size]
-        images = self.images[chosen]
-        if self.recipe.augmentation:
-            rng = np.random.default_rng((seed, epoch, step))
-            images = distort(images, rng, **self.recipe.augmentation)
-        return images, self.labels[chosen]
+def _begin_folder(folder: pathlib.Path | None, description: dict[str, Any]) -> None:
+    """Describes the run, and removes the log of one that came to nothing."""
+    if folder:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "log.csv").unlink(missing_ok=True)
+        text = json.dumps({**description, "versions": software_versions()}, indent=2)
+        (folder / "run.json").write_text(text + "\n")
 
 
-@functools.lru_cache(maxsize=2)
-def _permutation(n: int, seed: int, epoch: int) -> np.ndarray:
-    return np.random.default_rng((seed, epoch)).permutation(n)
-
-
-class _RunFolder(keras.callbacks.Callback):
-    """The folder of a run: its checkpoint, its description and what it records.
-
-    Args:
-        path: the folder.
-        description: what is trained, for `run.json`.
-        recorder: gradient norms for `gradient_norms.csv`, or `None`.
-    """
-
-    def __init__(
-        self,
-        path: pathlib.Path,
-        description: dict[str, Any],
-        recorder: GradientNorms | None,
-    ) -> None:
-        super().__init__()
-        self.path = path
-        self.checkpoint = path / "checkpoint.weights.h5"
-        self.description = description
-        self.logger = keras.callbacks.CSVLogger(path / "log.csv", append=True)
-        self.recorder = recorder
-        self.first_step = self.rows_written = 0
-
-    def start(self, model: keras.Model, steps_per_epoch: int, resume: bool) -> int:
-        """Loads the checkpoint, if there is one, and returns the epochs done."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        description_path = self.path / "run.json"
-        if not self.checkpoint.exists():
-            text = {**self.description, "versions": software_versions()}
-            description_path.write_text(json.dumps(text, indent=2) + "\n")
-        elif not resume:
-            raise FileExistsError(
-                f"{self.path} holds the checkpoint of a run: go on with it "
-                "(`resume=True`, on the command line --resume), or choose another "
-                "`output_dir` (--output)."
-            )
-        else:
-            saved = json.loads(description_path.read_text())
-            wanted = json.loads(json.dumps(self.description))
-            if any(saved[key] != wanted[key] for key in wanted):
-                raise ValueError(
-                    f"The checkpoint in {self.path} belongs to another run, which "
-                    f"{description_path.name} describes. Received: {wanted}."
-                )
-            model.optimizer.build(model.trainable_variables)
-            model.load_weights(self.checkpoint)
-        epochs_done = int(model.optimizer.iterations) // steps_per_epoch
-        self.first_step = epochs_done * steps_per_epoch
-        # What was written after the checkpoint is about to come again.
-        _drop_rows(self.path / "log.csv", epochs_done)
-        _drop_rows(self.path / "gradient_norms.csv", self.first_step)
-        return epochs_done
-
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        self.write_gradient_norms()
-        save_weights(self.model, self.checkpoint)
-
-    def write_gradient_norms(self) -> None:
-        """Adds what is new, under the steps of the run rather than of this process."""
-        if self.recorder:
-            columns = self.recorder.to_dict()
-            columns["step"] = columns["step"] + self.first_step
-            new = {name: rows[self.rows_written :] for name, rows in columns.items()}
-            if len(new["step"]):
-                write_csv(self.path / "gradient_norms.csv", new, append=True)
-                self.rows_written += len(new["step"])
-
-    def close(self) -> None:
-        """Writes and closes what training leaves open after an exception."""
-        self.write_gradient_norms()
-        # Some versions of Keras have no file before training begins.
-        if file := getattr(self.logger, "csv_file", None):
-            file.close()
-
-
-def _drop_rows(path: pathlib.Path, end: int) -> None:
-    """Drops a CSV file's rows whose first cell is `end` or more, or that are torn."""
-    if not end:
-        path.unlink(missing_ok=True)
-    elif path.exists():
-        lines = path.read_bytes().splitlines(keepends=True)
-        kept = [
-            row
-            for row in lines[1:]
-            if row.endswith(b"\n") and int(row.partition(b",")[0]) < end
-        ]
-        with written_whole(path) as unfinished:
-            unfinished.write_bytes(b"".join(lines[:1] + kept))
+def _checksum(*arrays: np.ndarray) -> int:
+    checksum = 0
+    for array in arrays:
+        checksum = zlib.crc32(np.ascontiguousarray(array), checksum)
+    return checksum
 
 
 @contextlib.contextmanager

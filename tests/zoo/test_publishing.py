@@ -1,12 +1,12 @@
 """Publishing at small size: the same command, a small recipe, a folder of its own."""
 
 import h5py
+import keras
 import numpy as np
 import pytest
 
 import zoo
 from zoo import publishing, weights
-from zoo.training import train
 
 RECIPE = """
 model = "shallow_mlp"
@@ -66,12 +66,8 @@ def test_publish_writes_weights_and_card(folder, prepared_data_dir, monkeypatch)
 
     # Again: nothing is trained, and the files are the same to the byte.
     before = files_of(folder)
-    fitted = []
-    monkeypatch.setattr(
-        publishing, "train", lambda *args, **kw: fitted.append(train(*args, **kw))
-    )
+    monkeypatch.setattr(keras.optimizers.Optimizer, "apply", None)  # No step is taken.
     publish(folder, prepared_data_dir)
-    assert [report.history for report in fitted] == [{}] * 3
     assert files_of(folder) == before
 
     # Another recipe or first seed: nothing is trained, and nothing is replaced.
@@ -80,7 +76,6 @@ def test_publish_writes_weights_and_card(folder, prepared_data_dir, monkeypatch)
         publish(folder, prepared_data_dir, "other.toml")
     with pytest.raises(FileExistsError, match="first seed"):
         publish(folder, prepared_data_dir, seeds=[1, 0])
-    assert len(fitted) == 3
     assert files_of(folder) == before
 
 
