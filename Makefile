@@ -44,6 +44,7 @@ docs: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/latency.py
+	$(BIN)/python benchmarks/checkpoints.py
 	$(MAKE) bench-gradients
 	$(MAKE) bench-gradients OPTIONS=--jit
 	KERAS_BACKEND=jax $(MAKE) bench-gradients VENV=.venv-jax PACKAGES=jax

@@ -96,6 +96,7 @@ class ExactResume(keras.callbacks.Callback):
         self.callbacks = list(callbacks)
         self.data = data
         self.description = description or {}
+        self._kept: list[pathlib.Path] = []
         self._signal: int | None = None
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
@@ -140,8 +141,11 @@ class ExactResume(keras.callbacks.Callback):
                 return
             # Some callbacks have counted the batches that were passed over.
             self._restore_callbacks(self._resumed)
+        if self._resumed or not batch:
+            # torch draws from these, too, when it begins to iterate over data.
+            _set_torch_generators(self._generators)
             self._resumed = None
-        is_due = self.save_freq != "epoch" and (
+        is_due = isinstance(self.save_freq, int) and (
             batch // self.save_freq > self._batch // self.save_freq
         )
         if is_due or self._signal:
@@ -225,6 +229,7 @@ class ExactResume(keras.callbacks.Callback):
                 f"another folder, or that run. It differs in {'; '.join(differences)}"
             )
         self._epoch, self._batch = state["epoch"], state["batch"]
+        self._generators = state["torch_generators"]
         _assign(_variables(model), state["variables"])
         self._restore_callbacks(state)
         self._epochs, self._history = state["epochs"], state["history"]
@@ -276,6 +281,7 @@ class ExactResume(keras.callbacks.Callback):
 
     def _save(self) -> None:
         model = self.model  # The property brings JAX's state back to the model.
+        self._generators = _get_torch_generators()
         arrays: list[np.ndarray[Any, Any]] = []
         state = _pack(
             {
@@ -288,6 +294,7 @@ class ExactResume(keras.callbacks.Callback):
                 # Several workers have to read together what they hold together.
                 "variables": _to_numpy(_variables(model)),
                 "metrics": _to_numpy(model.metrics_variables),
+                "torch_generators": self._generators,
                 "callbacks": {
                     name: _get_state(callback, self._initial[name])
                     for name, callback in self._named_callbacks()
@@ -298,7 +305,7 @@ class ExactResume(keras.callbacks.Callback):
         if not _is_chief(model):
             return
         content = io.BytesIO()
-        named = {str(index): array for index, array in enumerate(arrays)}
+        named: dict[str, Any] = {str(i): array for i, array in enumerate(arrays)}
         np.savez(content, state=np.array(json.dumps(state)), **named)
         try:
             self._write(content.getbuffer())
@@ -338,7 +345,6 @@ class ExactResume(keras.callbacks.Callback):
         return sorted(self.directory.glob(f"*{SUFFIX}"))
 
     def _read_newest(self) -> dict[str, Any] | None:
-        self._kept: list[pathlib.Path] = []
         files = self._files()
         for index, path in reversed(list(enumerate(files))):
             try:
@@ -420,11 +426,32 @@ class ShuffledBatches(keras.utils.PyDataset):
 
 def _is_chief(model: Any) -> bool:
     """Whether this process saves, of the workers that train a model together."""
-    if keras.backend.backend() != "tensorflow":
+    if keras.backend.backend() == "tensorflow":
+        return bool(model.distribute_strategy.extended.should_checkpoint)
+    if keras.backend.backend() == "jax":
         import jax
 
         return bool(jax.process_index() == 0)
-    return bool(model.distribute_strategy.extended.should_checkpoint)
+    return True
+
+
+def _get_torch_generators() -> list[np.ndarray[Any, Any]]:
+    """On torch, the process' own generators, from which layers without a seed draw."""
+    if keras.backend.backend() != "torch":
+        return []
+    import torch
+
+    states = [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
+    return [state.numpy() for state in states]
+
+
+def _set_torch_generators(states: list[np.ndarray[Any, Any]]) -> None:
+    if states:
+        import torch
+
+        of_cpu, *of_gpus = [torch.from_numpy(state) for state in states]
+        torch.set_rng_state(of_cpu)
+        torch.cuda.set_rng_state_all(of_gpus)
 
 
 def _variables(model: Any) -> list[Any]:

@@ -376,7 +376,7 @@ def export(
         model = keras.saving.load_model(target, compile=False)
     else:
         model, _ = open_model(target, weights)
-    lines = labels and labels.read_text("utf-8").splitlines()
+    lines = labels.read_text("utf-8").splitlines() if labels else None
     version_folder = zoo.export(model, folder, version, labels=lines, format=format)
     print(f"{target} is exported: {version_folder}")
 

