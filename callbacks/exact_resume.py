@@ -148,7 +148,7 @@ class ExactResume(keras.callbacks.Callback):
         is_due = isinstance(self.save_freq, int) and (
             batch // self.save_freq > self._batch // self.save_freq
         )
-        if is_due or self._signal:
+        if is_due or (self._signal and not self._has_peers()):
             self._batch = batch
             self._save()
         if self._signal:
@@ -192,6 +192,18 @@ class ExactResume(keras.callbacks.Callback):
             self._signal = None
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def _has_peers(self) -> bool:
+        """Whether other processes train, too: to save takes all of them."""
+        if keras.backend.backend() == "tensorflow":
+            strategy = self._model.distribute_strategy
+            here = len(strategy.extended.worker_devices)
+            return bool(strategy.num_replicas_in_sync > here)
+        if keras.backend.backend() == "jax":
+            import jax
+
+            return bool(jax.process_count() > 1)
+        return False
 
     def _interrupt(self) -> None:
         if isinstance(self._model.train_function, StandIn):
@@ -302,7 +314,7 @@ class ExactResume(keras.callbacks.Callback):
             },
             arrays,
         )
-        if not _is_chief(model):
+        if not is_chief(model):
             return
         content = io.BytesIO()
         named: dict[str, Any] = {str(i): array for i, array in enumerate(arrays)}
@@ -424,7 +436,7 @@ class ShuffledBatches(keras.utils.PyDataset):
         return x, y
 
 
-def _is_chief(model: Any) -> bool:
+def is_chief(model: Any) -> bool:
     """Whether this process saves, of the workers that train a model together."""
     if keras.backend.backend() == "tensorflow":
         return bool(model.distribute_strategy.extended.should_checkpoint)

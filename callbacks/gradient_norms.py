@@ -248,7 +248,7 @@ class GradientNorms(keras.callbacks.Callback):
             "recording": self._read().get_state(),
             "fit_begins_at": self._fit_begins_at,
             "epoch_begins_at": self._epoch_begins_at,
-            "outputs": [output.get_state() for output in self._outputs],
+            "outputs": {type(o).__name__: o.get_state() for o in self._outputs},
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -258,11 +258,13 @@ class GradientNorms(keras.callbacks.Callback):
         self._recorder.counted = self._recording.end
         self._fit_begins_at = state["fit_begins_at"]
         self._epoch_begins_at = state["epoch_begins_at"]
-        for output, saved in zip(self._outputs, state["outputs"], strict=True):
-            output.set_state(saved, self._recording)
+        for output in self._outputs:
+            if saved := state["outputs"].get(type(output).__name__):
+                output.set_state(saved, self._recording)
 
     def _warn_if_empty(self) -> None:
-        if self._read().end == self._fit_begins_at:
+        is_empty = self._read().end == self._fit_begins_at
+        if is_empty and not self._recorder.is_recorded_elsewhere:
             warnings.warn(
                 "GradientNorms has seen no gradient: no Keras optimizer was called "
                 "that an attribute of the model held when training began. Does the "

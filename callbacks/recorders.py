@@ -28,6 +28,7 @@ class Recorder:
         self.counted = 0
         self.read_rows: list[Rows] = []
         self.lost = 0
+        self.is_recorded_elsewhere = False  # by the first of several workers
         self.on_error: Callable[[], object] = self.read
 
     def record(

@@ -70,6 +70,8 @@ class TensorFlowRecorder(Recorder):
             halves = tf.where(updates, halves, -tf.ones_like(halves))
         if _is_first_replica():
             self._write(layout, halves)
+        else:
+            self.is_recorded_elsewhere = True
 
     def _write(self, layout: Layout, halves: tf.Tensor) -> None:
         call = self.calls.read_value()

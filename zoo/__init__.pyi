@@ -1,4 +1,5 @@
 from . import callbacks as callbacks
+from . import distributed as distributed
 from . import serving as serving
 from .convnet import ConvNet as ConvNet
 from .convnet import LeNet5 as LeNet5

@@ -20,6 +20,7 @@ import numpy as np
 
 from zoo.augment import distort
 from zoo.callbacks import ExactResume, GradientNorms, ShuffledBatches
+from zoo.callbacks.exact_resume import is_chief
 from zoo.datasets import dataset_info, load_dataset
 from zoo.inspection import ends_in_softmax
 from zoo.recipes import Recipe, default_recipe, load_recipe
@@ -92,7 +93,9 @@ def train(
 
     Args:
         model: name of a model, built with the recipe's arguments; or a functional or
-            Sequential classifier, trained in place.
+            Sequential classifier, trained in place. With `TF_CONFIG` set, all workers
+            that it names train the model together (see `zoo.distributed`), if it is
+            given by name or was built under the scope of their strategy.
         dataset: name of a dataset, whatever the recipe is for; or arrays `(images,
             labels)`, `[n, ...]` and integer `[n]` or `[n, 1]`.
         recipe: a `Recipe`, or the path of its file. Defaults to the newest recipe in
@@ -147,6 +150,7 @@ def train(
         )
     if tensorboard:
         _check_tensorboard()
+    scope = _strategy_scope(model)
     given = {"seed": seed, "epochs": epochs, "batch_size": batch_size}
     is_default = recipe is None
     recipe = _complete(recipe, model, dataset, given)
@@ -165,13 +169,16 @@ def train(
     )
 
     keras.utils.set_random_seed(recipe.seed)
-    if isinstance(model, str):
-        model = create(
-            model, input_shape=images.shape[1:], classes=classes, **recipe.arguments
-        )
-    elif not model.built:
-        model.build((None, *images.shape[1:]))
-    compile_model(model, recipe, batches.steps_per_epoch)
+    with scope:
+        if isinstance(model, str):
+            model = create(
+                model, input_shape=images.shape[1:], classes=classes, **recipe.arguments
+            )
+        elif not model.built:
+            model.build((None, *images.shape[1:]))
+        compile_model(model, recipe, batches.steps_per_epoch)
+    if not is_chief(model):  # The first of several workers writes for all.
+        folder = None
 
     hooks = list(callbacks)
     recorder = None
@@ -314,6 +321,17 @@ def compile_model(model: keras.Model, recipe: Recipe, steps_per_epoch: int) -> N
         ),
         metrics=["accuracy"],
     )
+
+
+def _strategy_scope(model: str | keras.Model) -> Any:
+    """Where to make and compile a model, so that several workers train it together."""
+    if keras.backend.backend() != "tensorflow":
+        return contextlib.nullcontext()
+    if not isinstance(model, str):
+        return model.distribute_strategy.scope()
+    from zoo import distributed
+
+    return distributed.strategy().scope()
 
 
 def _begin_folder(folder: pathlib.Path | None, description: dict[str, Any]) -> None:

@@ -494,7 +494,7 @@ WRONG_FILE = "image_bytes: neither a PNG nor a JPEG file"
 TOO_LARGE = rf"image_bytes: not of sides .* at most {MAX_IMAGE_PIXELS} pixels"
 BAD_REQUESTS = {
     "nan": ("serving_default", np.full((1, 28, 28, 1), np.nan, "f"), "image.*NaN"),
-    "infinity": ("serving_default", np.full((1, 28, 28, 1), np.inf, "f"), "image.*Inf"),
+    "infinity": ("serving_default", np.full((1, 28, 28, 1), np.inf, "f"), "image.*inf"),
     "no images": ("serving_default", np.zeros((0, 28, 28, 1), "f"), "no images"),
     "no files": ("serving_bytes", np.zeros(0, object), "no images"),
     "one image": ("serving_default", np.zeros((28, 28, 1), "f"), WRONG_SHAPE),

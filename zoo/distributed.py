@@ -1,0 +1,159 @@
+"""Training on several machines, by TensorFlow's strategy and its `TF_CONFIG`."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import socket
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+
+
+class MultiWorkerStrategy(tf.distribute.MultiWorkerMirroredStrategy):
+    """`tf.distribute.MultiWorkerMirroredStrategy`, as Keras 3 can use it.
+
+    Keras asks a strategy to reduce tuples of tensors, when it looks at a batch for its
+    shapes, and scalars along an axis. TensorFlow's takes neither (keras#20585).
+    """
+
+    def reduce(self, reduce_op: Any, value: Any, axis: int | None = None) -> Any:
+        if isinstance(value, tuple | list | dict):
+            return tf.nest.map_structure(self._local, value)
+        is_scalar = self._local(value).shape.rank == 0
+        return super().reduce(reduce_op, value, axis=None if is_scalar else axis)
+
+    def _local(self, value: Any) -> tf.Tensor:
+        return tf.convert_to_tensor(self.experimental_local_results(value)[0])
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """What `TF_CONFIG` says: everyone's `host:port`, and which is this process."""
+
+    addresses: tuple[str, ...]
+    index: int
+
+
+def strategy(timeout: float = 30.0) -> tf.distribute.Strategy:
+    """The strategy that the environment asks for.
+
+    `TF_CONFIG` is JSON that names every worker, the same for all, and which of them
+    this process is: `{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task":
+    {"type": "worker", "index": 0}}`. The first is the chief. Call it before TensorFlow
+    computes anything, then build, compile and fit under its `scope()`; `zoo.train` does
+    so by itself.
+
+    Reference: [Distributed training with Keras](
+    https://www.tensorflow.org/guide/distributed_training#TF_CONFIG)
+
+    Args:
+        timeout: Seconds that the other workers may take to be there.
+
+    Returns:
+        A `MultiWorkerStrategy`; without `TF_CONFIG`, or with one worker, TensorFlow's
+        current strategy.
+
+    Raises:
+        ValueError: `TF_CONFIG` is wrong.
+        OSError: another process has this worker's port.
+        TimeoutError: other workers cannot be reached.
+
+    Example:
+
+    >>> with strategy().scope():
+    ...     model = zoo.LeNet5()
+    """
+    cluster = read_cluster(os.environ)
+    if cluster is None or len(cluster.addresses) == 1:
+        return tf.distribute.get_strategy()
+    # TensorFlow waits for ever.
+    meet(cluster, timeout)
+    return MultiWorkerStrategy()
+
+
+def read_cluster(environment: Mapping[str, str]) -> Cluster | None:
+    """Reads `TF_CONFIG`; None without it.
+
+    Raises:
+        ValueError: it does not say which worker this is, and where all of them are.
+    """
+    text = environment.get("TF_CONFIG", "")
+    if not text.strip():
+        return None
+    form = (
+        '{"cluster": {"worker": ["HOST:PORT", ...]}, '
+        '"task": {"type": "worker", "index": 0}}'
+    )
+    try:
+        config = json.loads(text)
+        jobs = config.get("cluster", {})
+        task_type, index = config["task"]["type"], int(config["task"]["index"])
+        addresses = [*jobs.get("chief", []), *jobs.get("worker", [])]
+        if task_type == "worker":
+            index += len(jobs.get("chief", []))
+        is_right = (
+            {task_type} <= {"chief", "worker"} & jobs.keys()
+            and jobs.keys() <= {"chief", "worker"}
+            and 0 <= index < len(addresses) == len(set(addresses))
+            and all(0 < int(a.rpartition(":")[2]) < 65536 for a in addresses)
+            and all(a.rpartition(":")[0] for a in addresses)
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
+        is_right = False
+    if not is_right:
+        raise ValueError(
+            f"`TF_CONFIG` must be of the form {form}, with an `index` from 0 and "
+            f"addresses that differ. Received: TF_CONFIG={text}"
+        )
+    return Cluster(tuple(addresses), index)
+
+
+def meet(cluster: Cluster, timeout: float) -> None:
+    """Waits until every worker has reached every other one, at its own port.
+
+    Args:
+        cluster: The workers.
+        timeout: Seconds that this may take.
+
+    Raises:
+        OSError: another process has this worker's port.
+        TimeoutError: some workers have not been reached.
+    """
+    deadline = time.monotonic() + timeout
+    others = set(range(len(cluster.addresses))) - {cluster.index}
+    port = int(cluster.addresses[cluster.index].rpartition(":")[2])
+    try:
+        server = socket.create_server(("", port), backlog=len(cluster.addresses))
+    except OSError as error:
+        message = f"Cannot listen at port {port}, which TF_CONFIG gives this worker"
+        raise OSError(error.errno, f"{message}: {error.strerror}") from error
+    # A worker leaves when it has told all others its index, and all have told theirs.
+    told, heard = set[int](), set[int]()
+    with server:
+        server.settimeout(0.1)
+        while not told & heard >= others:
+            if time.monotonic() > deadline:
+                missing = sorted(others - (told & heard))
+                raise TimeoutError(
+                    f"Workers of TF_CONFIG are not there after {timeout:g} s: do they "
+                    "run, with the same TF_CONFIG but for `index`, and may this one "
+                    "reach them, and they it? Received nothing from "
+                    + ", ".join(cluster.addresses[index] for index in missing)
+                )
+            for index in others - told:
+                host, _, port_there = cluster.addresses[index].rpartition(":")
+                with (
+                    contextlib.suppress(OSError),
+                    socket.create_connection((host, int(port_there)), 1) as connection,
+                ):
+                    connection.sendall(str(cluster.index).encode())
+                    told.add(index)
+            with contextlib.suppress(OSError):
+                connection, _ = server.accept()
+                with connection:
+                    connection.settimeout(1)
+                    if (said := connection.recv(16)).isdigit():
+                        heard.add(int(said))
