@@ -3,17 +3,22 @@ PYTHON ?= python3
 VENV ?= .venv
 EXTRAS ?= dev
 TESTS ?= tests --ignore=tests/zoo/test_runtimes.py
+MARK ?= not endurance
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 
-.PHONY: demo test test-oldest test-backends test-runtimes lint docs bench bench-gradients bench-serving clean
+.PHONY: demo test test-endurance test-oldest test-backends test-runtimes lint docs bench bench-gradients bench-serving clean
 
 demo: $(INSTALLED)
 	$(BIN)/zoo demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest $(TESTS) --numprocesses auto --maxprocesses 4 --dist worksteal \
+	$(BIN)/python -m pytest $(TESTS) -m '$(MARK)' --numprocesses auto --maxprocesses 4 --dist worksteal \
 		--cov=zoo --cov=callbacks --cov-report=term
+
+# Kills, hostile requests, several workers: minutes each.
+test-endurance:
+	$(MAKE) test MARK=endurance
 
 # The oldest Keras and TensorFlow that setup.cfg admits.
 test-oldest:
@@ -22,8 +27,9 @@ test-oldest:
 # What works on every Keras backend, on the two that are not the default.
 test-backends: TESTS = tests/callbacks tests/zoo/test_builders.py tests/serving/test_backends.py
 test-backends:
-	KERAS_BACKEND=jax $(MAKE) test VENV=.venv-jax PACKAGES=jax TESTS="$(TESTS)"
-	KERAS_BACKEND=torch $(MAKE) test VENV=.venv-torch PACKAGES=torch==2.13.0 TESTS="$(TESTS)"
+	KERAS_BACKEND=jax $(MAKE) test VENV=.venv-jax PACKAGES=jax TESTS="$(TESTS)" MARK=
+	KERAS_BACKEND=torch $(MAKE) test VENV=.venv-torch PACKAGES=torch==2.13.0 \
+		TESTS="$(TESTS)" MARK=
 
 # Exports for other runtimes, which have extras of their own.
 test-runtimes:

@@ -197,8 +197,8 @@ class ExactResume(keras.callbacks.Callback):
         """Whether other processes train, too: to save takes all of them."""
         if keras.backend.backend() == "tensorflow":
             strategy = self._model.distribute_strategy
-            here = len(strategy.extended.worker_devices)
-            return bool(strategy.num_replicas_in_sync > here)
+            replicas = strategy.num_replicas_in_sync
+            return replicas > 1 and replicas > len(strategy.extended.worker_devices)
         if keras.backend.backend() == "jax":
             import jax
 

@@ -71,27 +71,21 @@ def _automatic_names(layers: Iterable[Any]) -> set[str]:
     """The names that Keras made up, from a layer's class and a running number.
 
     Such numbers count on through the process (`dense_7`), so they are counted anew
-    within the model. A layer knows the arguments that it was made with. If a name is
-    among them, as in a model that was loaded, it may still be one that Keras made up:
-    but people who number by hand begin at 1 (`dense_1`, `dense_2`), and are left alone.
+    within the model. A layer does not tell whether its name was given, but people who
+    number by hand begin at 1 (`dense_1`, `dense_2`): such names are kept.
     """
-    automatic = set()
     numbers: dict[str, dict[str, int]] = {}
     for layer in layers:
-        made_with = getattr(layer, "_auto_config", None)
-        arguments = getattr(made_with, "config", {"name": layer.name})
-        if not arguments.get("name"):
-            automatic.add(layer.name)
-            continue
         name, number = _split(layer.name)
         made_up = re.sub("^(forward|backward)_", "", name)  # within Bidirectional
         if made_up.replace("_", "") == type(layer).__name__.lower():
             numbers.setdefault(name, {})[layer.name] = number
-    for group in numbers.values():
-        by_hand = sorted(group.values()) == list(range(1, len(group) + 1))
-        if len(group) == 1 or not by_hand:
-            automatic.update(group)
-    return automatic
+    return {
+        name
+        for group in numbers.values()
+        if len(group) == 1 or sorted(group.values()) != list(range(1, len(group) + 1))
+        for name in group
+    }
 
 
 def _split(name: str) -> tuple[str, int]:

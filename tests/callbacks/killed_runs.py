@@ -33,11 +33,11 @@ def fit(folder, *, run_eagerly=False, epochs=5, extra=(), save_freq=3, **setting
     model = keras.Sequential(
         [
             keras.Input((8,)),
-            layers.Dense(16, activation="relu"),
+            layers.Dense(16, activation="relu", name="hidden"),
             layers.Dropout(0.5),
             layers.BatchNormalization(),
             layers.GaussianNoise(0.1),
-            layers.Dense(3),
+            layers.Dense(3, name="logits"),
         ]
     )
     rate = keras.optimizers.schedules.CosineDecay(1e-2, 40)

@@ -68,6 +68,7 @@ def test_a_stopped_run_ends_as_if_it_were_not(settings, tmp_path):
     assert results(whole, *fit(whole, **settings)) == expected
 
 
+@pytest.mark.endurance
 def test_killed_at_any_moment(tmp_path):
     program = pathlib.Path(__file__).with_name("killed_runs.py")
     process = subprocess.run(

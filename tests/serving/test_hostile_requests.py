@@ -16,6 +16,8 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 import zoo
 
+pytestmark = pytest.mark.endurance
+
 # Sends mutated requests to a session like TF Serving's and prints what came of each:
 # [signature, code (0 for an answer), message, seconds, resident bytes].
 MUTATIONS = """

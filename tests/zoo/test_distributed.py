@@ -80,6 +80,7 @@ def of_two(tmp_path_factory):
     return folder
 
 
+@pytest.mark.endurance
 def test_two_workers_equal_one(of_two, tmp_path):
     train(tmp_path / "one", 4, count=1)
     expected, received = weights(tmp_path / "one"), weights(of_two)
@@ -95,6 +96,7 @@ def test_two_workers_equal_one(of_two, tmp_path):
                 np.testing.assert_allclose(two[name], one[name], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.endurance
 def test_a_killed_worker_ends_the_others_and_nothing_is_lost(of_two, tmp_path):
     choose = random.Random(0)
     folder = tmp_path / "run"

@@ -953,6 +953,7 @@ for _ in range(200):
 )
 
 
+@pytest.mark.endurance
 def test_killed_exports_leave_no_incomplete_version(tmp_path):
     process = subprocess.run(
         [sys.executable, "-c", KILLED_EXPORTERS, tmp_path],
