@@ -2,6 +2,8 @@
 
 import collections
 import contextlib
+import copy
+import hashlib
 import io
 import json
 import os
@@ -91,16 +93,29 @@ class ExactResume(keras.callbacks.Callback):
                 '`save_freq` must be "epoch" or a positive integer. '
                 f"Received: save_freq={save_freq!r}"
             )
+        if any(
+            isinstance(callback, keras.callbacks.CSVLogger) and not callback.append
+            for callback in callbacks
+        ):
+            raise ValueError(
+                "A CSVLogger goes on with its file only if made with `append=True`. "
+                "Received: append=False"
+            )
         self.directory = pathlib.Path(directory)
         self.save_freq = save_freq
         self.callbacks = list(callbacks)
         self.data = data
         self.description = description or {}
+        self._initial = {
+            name: _fingerprints(callback) for name, callback in self._named_callbacks()
+        }
         self._kept: list[pathlib.Path] = []
         self._signal: int | None = None
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         model = self._model
+        StandIn.remove_stale(model)
+        model._initial_epoch = None
         if not model.built or not model.optimizer:
             raise ValueError(
                 "ExactResume takes a model that is built and compiled before `fit`: "
@@ -109,13 +124,26 @@ class ExactResume(keras.callbacks.Callback):
             )
         if not model.optimizer.built:
             model.optimizer.build(model.trainable_variables)
+        for label, optimizer in find_optimizers(model):
+            if not optimizer.built:
+                raise ValueError(
+                    "ExactResume takes optimizers that are built before `fit`: call "
+                    f"`model.{label}.build(variables)`. Received: {label!r}"
+                )
+        if self.data is not None and self.params["steps"] is None:
+            raise ValueError(
+                "`ShuffledBatches` has no end: give `fit` "
+                "`steps_per_epoch=data.steps_per_epoch`. Received: steps_per_epoch=None"
+            )
         self._run = self._describe_run()
-        self._initial = {
-            name: _attributes(callback) for name, callback in self._named_callbacks()
+        self._fresh = {
+            name: copy.deepcopy(_plain_attributes(callback))
+            for name, callback in self._named_callbacks()
         }
         self._epoch, self._batch = 0, 0
         self._epochs: list[int] = []
         self._history: dict[str, list[Any]] = {}
+        self._is_first_epoch = True
         self._resumed = self._read_newest()
         if self._resumed:
             self._restore(self._resumed)
@@ -126,8 +154,12 @@ class ExactResume(keras.callbacks.Callback):
         self._model._initial_epoch = None
         if not self._resumed or epoch > self._epoch:
             self._epoch, self._batch = epoch, 0
-        elif self._batch:
-            self._restore_metrics()
+        if self._is_first_epoch and self.data is not None:
+            # Of an endless sequence, Keras draws for whole executions.
+            size = self._model.steps_per_execution
+            drawn = epoch * -(-self.params["steps"] // size) * size
+            self.data.start_at(drawn, self._batch)
+        self._is_first_epoch = False
         self._restore_history()
 
     def on_train_batch_begin(
@@ -135,11 +167,14 @@ class ExactResume(keras.callbacks.Callback):
     ) -> None:
         # Here, and not at the end of the batch before: to override that method ends
         # asynchronous dispatch of the callbacks.
-        if self._resumed:
-            if batch < self._batch:
-                PassOver(self._model, self._restore_metrics)
-                return
-            # Some callbacks have counted the batches that were passed over.
+        if self._resumed and batch < self._batch:
+            PassOver(self._model, self._build_metrics)
+            return
+        if self._resumed and self._batch:
+            # Other callbacks have seen the epoch, and these batches, begin again.
+            model = self.model  # The property brings JAX's state back to the model.
+            _assign(_variables(model), self._resumed["variables"])
+            _assign(model.metrics_variables, self._resumed["metrics"])
             self._restore_callbacks(self._resumed)
         if self._resumed or not batch:
             # torch draws from these, too, when it begins to iterate over data.
@@ -166,6 +201,8 @@ class ExactResume(keras.callbacks.Callback):
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         self._model._initial_epoch = None
         self._restore_history()
+        if self.data is not None:
+            self.data.start_at(0)
 
     @contextlib.contextmanager
     def saving_when_stopped(self) -> Iterator[None]:
@@ -188,6 +225,8 @@ class ExactResume(keras.callbacks.Callback):
             signal.signal(number, wait)
         try:
             yield
+            if self._signal:  # After the last step.
+                self._interrupt()
         finally:
             self._signal = None
             for number, handler in before.items():
@@ -198,7 +237,9 @@ class ExactResume(keras.callbacks.Callback):
         if keras.backend.backend() == "tensorflow":
             strategy = self._model.distribute_strategy
             replicas = strategy.num_replicas_in_sync
-            return replicas > 1 and replicas > len(strategy.extended.worker_devices)
+            return bool(
+                replicas > 1 and replicas > len(strategy.extended.worker_devices)
+            )
         if keras.backend.backend() == "jax":
             import jax
 
@@ -221,8 +262,12 @@ class ExactResume(keras.callbacks.Callback):
         }
         run = {
             "optimizer": {"name": optimizer["class_name"], **settings},
-            "variables": [f"{v.dtype} {list(v.shape)}" for v in self._model.variables],
+            "variables": [
+                f"{v.dtype} {list(v.shape)}" for v in _variables(self._model)
+            ],
             "batches": self.params["steps"],
+            "steps_per_execution": self._model.steps_per_execution,
+            "shuffled_batches": self.data and self.data.describe(),
             **self.description,
         }
         described: dict[str, Any] = json.loads(json.dumps(run, default=str))
@@ -249,30 +294,18 @@ class ExactResume(keras.callbacks.Callback):
         model._initial_epoch = (
             self.params["epochs"] if state["stopped"] else self._epoch
         )
-        if self.data is not None:
-            # Of an endless sequence, Keras draws for whole executions.
-            size = model.steps_per_execution
-            drawn = self._epoch * -(-self.params["steps"] // size) * size
-            self.data.start_at(drawn, self._batch)
 
-    def _restore_metrics(self, batch: Any = None) -> None:
-        """Sets the metrics of the epoch that was cut short.
-
-        TensorFlow makes them as it traces the train step, for which it takes a batch.
-        By then, JAX has taken the values out of the variables.
-        """
-        if (batch is not None) != (keras.backend.backend() == "tensorflow"):
-            return
-        assert self._resumed
-        model, saved = self._model, self._resumed["metrics"]
-        if len(model.metrics_variables) != len(saved):
-            model._symbolic_build(data_batch=batch)
-        _assign(model.metrics_variables, saved)
+    def _build_metrics(self, batch: Any) -> None:
+        """On TensorFlow, metrics are made as the train step is traced."""
+        saved = self._resumed["metrics"] if self._resumed else []
+        if len(self._model.metrics_variables) != len(saved):
+            self._model._symbolic_build(data_batch=batch)
 
     def _restore_callbacks(self, state: dict[str, Any]) -> None:
         for name, callback in self._named_callbacks():
             if name in state["callbacks"]:
-                _set_state(callback, state["callbacks"][name])
+                vars(callback).update(copy.deepcopy(self._fresh[name]))
+                _set_state(callback, copy.deepcopy(state["callbacks"][name]))
 
     def _named_callbacks(self) -> list[tuple[str, Any]]:
         """The callbacks by the names of their classes, numbered within each."""
@@ -420,6 +453,10 @@ class ShuffledBatches(keras.utils.PyDataset):
         """Begins with a step; the batches that are passed over need not be made."""
         self._start, self._passed_over = step, passed_over
 
+    def describe(self) -> list[int]:
+        """What must not change between a checkpoint and the run that goes on."""
+        return [len(self.x), self.batch_size, self.seed]
+
     def _permutation(self, epoch: int) -> np.ndarray[Any, Any]:
         return np.random.default_rng((self.seed, epoch)).permutation(len(self.x))
 
@@ -485,14 +522,14 @@ def _assign(variables: list[Any], arrays: list[Any]) -> None:
 
 
 def _get_state(callback: Any, initial: dict[str, str]) -> dict[str, Any]:
-    """What of a callback has changed since training began."""
+    """What of a callback has changed since it was made."""
     if hasattr(callback, "get_state"):
         state: dict[str, Any] = callback.get_state()
         return state
     changed = {
         name: value
-        for name, value in vars(callback).items()
-        if _is_plain(value) and initial.get(name) != _fingerprint(value)
+        for name, value in _plain_attributes(callback).items()
+        if initial.get(name) != _fingerprint(value)
     }
     if isinstance(callback, keras.callbacks.CSVLogger):
         changed["size"] = os.path.getsize(callback.filename)
@@ -506,16 +543,23 @@ def _set_state(callback: Any, state: dict[str, Any]) -> None:
     vars(callback).update(state)
     if isinstance(callback, keras.callbacks.CSVLogger):
         # What was written after the checkpoint is about to come again.
-        os.truncate(callback.filename, callback.size)
-        callback.append_header = callback.size == 0
+        size = min(callback.size, os.path.getsize(callback.filename))
+        os.truncate(callback.filename, size)
+        callback.append_header = size == 0
 
 
-def _attributes(callback: Any) -> dict[str, str]:
-    """Fingerprints of a callback's attributes that can be saved."""
+def _plain_attributes(callback: Any) -> dict[str, Any]:
+    """The attributes of a callback that can be saved."""
     return {
-        name: _fingerprint(value)
+        name: value
         for name, value in vars(callback).items()
-        if _is_plain(value)
+        if name != "params" and _is_plain(value)
+    }
+
+
+def _fingerprints(callback: Any) -> dict[str, str]:
+    return {
+        name: _fingerprint(value) for name, value in _plain_attributes(callback).items()
     }
 
 
@@ -532,7 +576,8 @@ def _is_plain(value: Any) -> bool:
 def _fingerprint(value: Any) -> str:
     arrays: list[np.ndarray[Any, Any]] = []
     packed = _pack(value, arrays)
-    return json.dumps([packed, [[str(a.dtype), a.tobytes().hex()] for a in arrays]])
+    digests = [hashlib.sha256(array.tobytes()).hexdigest() for array in arrays]
+    return json.dumps([packed, [str(array.dtype) for array in arrays], digests])
 
 
 def _pack(value: Any, arrays: list[np.ndarray[Any, Any]]) -> Any:

@@ -2,9 +2,11 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import socket
+import threading
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -69,8 +71,13 @@ def strategy(timeout: float = 30.0) -> tf.distribute.Strategy:
     cluster = read_cluster(os.environ)
     if cluster is None or len(cluster.addresses) == 1:
         return tf.distribute.get_strategy()
-    # TensorFlow waits for ever.
-    meet(cluster, timeout)
+    return _join(cluster, timeout)
+
+
+@functools.cache
+def _join(cluster: Cluster, timeout: float) -> MultiWorkerStrategy:
+    """Makes the strategy, of which a process can have one."""
+    meet(cluster, timeout)  # TensorFlow would wait for ever.
     return MultiWorkerStrategy()
 
 
@@ -130,10 +137,25 @@ def meet(cluster: Cluster, timeout: float) -> None:
     except OSError as error:
         message = f"Cannot listen at port {port}, which TF_CONFIG gives this worker"
         raise OSError(error.errno, f"{message}: {error.strerror}") from error
-    # A worker leaves when it has told all others its index, and all have told theirs.
     told, heard = set[int](), set[int]()
-    with server:
-        server.settimeout(0.1)
+    done = threading.Event()
+
+    def welcome() -> None:
+        """Hears the index of each worker that calls, and answers with this one's."""
+        while not done.is_set():
+            with contextlib.suppress(OSError):
+                connection, _ = server.accept()
+                with connection:
+                    connection.settimeout(1)
+                    if (index := connection.recv(16)).isdigit():
+                        connection.sendall(str(cluster.index).encode())
+                        heard.add(int(index))
+
+    server.settimeout(0.1)
+    listener = threading.Thread(target=welcome)
+    listener.start()
+    try:
+        # A worker leaves when all others have answered it, and called.
         while not told & heard >= others:
             if time.monotonic() > deadline:
                 missing = sorted(others - (told & heard))
@@ -150,10 +172,10 @@ def meet(cluster: Cluster, timeout: float) -> None:
                     socket.create_connection((host, int(port_there)), 1) as connection,
                 ):
                     connection.sendall(str(cluster.index).encode())
-                    told.add(index)
-            with contextlib.suppress(OSError):
-                connection, _ = server.accept()
-                with connection:
-                    connection.settimeout(1)
-                    if (said := connection.recv(16)).isdigit():
-                        heard.add(int(said))
+                    if connection.recv(16) == str(index).encode():
+                        told.add(index)
+            time.sleep(0.05)
+    finally:
+        done.set()
+        listener.join()
+        server.close()

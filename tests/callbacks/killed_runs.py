@@ -136,6 +136,7 @@ def main():
         if process.exitcode == -signal.SIGKILL:
             counts["killed"] += 1
             counts["during_a_save"] += unfinished.exists()
+            unfinished.unlink(missing_ok=True)
         elif process.exitcode == 0:
             counts["finished"] += 1
             shutil.move(folder, base / f"finished{counts['finished']}")

@@ -191,7 +191,7 @@ def test_signals_wait_for_a_checkpoint(number, tmp_path):
         data,
         steps_per_epoch=6,
         shuffle=False,
-        callbacks=[ExactResume(tmp_path)],
+        callbacks=[ExactResume(tmp_path, data=data)],
         verbose=0,
     )
     assert int(resumed.optimizer.iterations) == 6
@@ -244,6 +244,61 @@ def test_gradients_are_not_recorded_of_batches_passed_over(first, tmp_path):
     assert len(gradients.steps) == 2
 
 
+def test_callbacks_that_count_batches_and_set_variables(tmp_path):
+    class Losses(keras.callbacks.Callback):
+        def __init__(self):
+            super().__init__()
+            self.losses, self.epochs_seen = [], 0
+
+        def on_epoch_begin(self, epoch, logs=None):
+            self.epochs_seen += 1
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.losses.append(logs.get("loss"))
+
+    def run(folder, *extra):
+        keras.utils.set_random_seed(0)
+        model, losses = small(), Losses()
+        schedule = keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate * 0.9)
+        saving = keras.callbacks.ModelCheckpoint(
+            folder / "{epoch}.weights.h5", save_freq=5, save_weights_only=True
+        )
+        followed = [schedule, losses, saving]
+        resume = ExactResume(folder / "c", save_freq=3, callbacks=followed)
+        x, y = np.ones((32, 8)), np.ones((32, 1))
+        model.fit(
+            *(x, y, 4, 4),
+            shuffle=False,
+            callbacks=[*followed, *extra, resume],
+            verbose=0,
+        )
+        weights = [w.tolist() for w in model.get_weights()]
+        kept = {p.name: p.read_bytes() for p in folder.glob("*.h5")}
+        rate = float(model.optimizer.learning_rate)
+        return weights, losses.losses, losses.epochs_seen, rate, sorted(kept)
+
+    expected = run(tmp_path / "whole")
+    assert len(expected[1]) == 32
+    for count in (13, 4, 6):
+        with pytest.raises(StoppedError):
+            run(tmp_path / "stopped", StopAt(count))
+    assert run(tmp_path / "stopped") == expected
+
+
+def test_several_fits_with_the_same_objects(tmp_path):
+    data = ShuffledBatches(np.ones((96, 8)), np.ones((96, 1)), batch_size=16)
+    first = [data[index][1] for index in range(8)]
+    model, resume = small(), ExactResume(tmp_path, data=data)
+    settings = {"steps_per_epoch": 6, "shuffle": False, "verbose": 0}
+    model.fit(data, epochs=2, callbacks=[resume], **settings)
+    model.fit(data, epochs=3, callbacks=[resume], **settings)
+    assert int(model.optimizer.iterations) == 18
+    model.fit(data, epochs=1, **settings)
+    assert int(model.optimizer.iterations) == 24
+    for index, targets in enumerate(first):
+        np.testing.assert_array_equal(data[index][1], targets)
+
+
 def test_early_stopping_stays_stopped(tmp_path):
     class Killed(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
@@ -278,6 +333,13 @@ def test_wrong_arguments(tmp_path):
         ExactResume(tmp_path, save_freq=0)
     with pytest.raises(ValueError, match="lengths 3 and 4, batch_size=32"):
         ShuffledBatches(np.ones((3, 1)), np.ones(4))
+    log = keras.callbacks.CSVLogger(tmp_path / "log.csv")
+    with pytest.raises(ValueError, match="only if made with `append=True`"):
+        ExactResume(tmp_path, callbacks=[log])
+    data = ShuffledBatches(np.ones((96, 8)), np.ones((96, 1)))
+    resume, model = ExactResume(tmp_path, data=data), small()
+    with pytest.raises(ValueError, match="has no end: give `fit`"):
+        model.fit(data, shuffle=False, callbacks=[resume], verbose=0)
     unbuilt = keras.Sequential([keras.layers.Dense(1)])
     unbuilt.compile("sgd", "mse")
     if keras.backend.backend() == "tensorflow":  # Others build it before.
