@@ -41,6 +41,7 @@ def fit_with_stops(folder, counts=(5, 1, 2, 9, 4, 12, 3), **settings):
     return results(folder, *fit(folder, **settings))
 
 
+@pytest.mark.endurance
 @pytest.mark.parametrize(
     "settings",
     [
@@ -89,6 +90,7 @@ def checkpoints(folder):
     return sorted((folder / "checkpoints").glob("*.npz"))
 
 
+@pytest.mark.endurance
 @pytest.mark.parametrize("damage", ["truncated", "altered"])
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(damage, tmp_path):
     expected = results(tmp_path / "whole", *fit(tmp_path / "whole"))

@@ -974,6 +974,7 @@ def test_killed_exports_leave_no_incomplete_version(tmp_path):
     assert (tmp_path / "README.md").exists()
 
 
+@pytest.mark.endurance
 def test_two_exports_at_once_get_two_equal_versions(tmp_path):
     base = tmp_path / "base"
     base.mkdir()
