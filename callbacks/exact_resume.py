@@ -59,8 +59,9 @@ class ExactResume(keras.callbacks.Callback):
             optimizer and the number of batches in an epoch are compared in any case.
 
     Raises:
-        ValueError: The model is not built, or the checkpoint is of another run, or all
-            are damaged.
+        ValueError: An argument is wrong; or, as training begins, the model or one of
+            its optimizers is not built, `fit` was not given the steps of an epoch of
+            `data`, the checkpoint is of another run, or all are damaged.
 
     Example:
 
