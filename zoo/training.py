@@ -186,6 +186,7 @@ def train(
         recorder = GradientNorms(csv=folder / "gradient_norms.csv" if folder else None)
         hooks.append(recorder)
     if folder:
+        folder.mkdir(parents=True, exist_ok=True)
         hooks.append(keras.callbacks.CSVLogger(folder / "log.csv", append=True))
         if tensorboard:
             hooks.append(keras.callbacks.TensorBoard(folder / "tensorboard"))
@@ -337,7 +338,6 @@ def _strategy_scope(model: str | keras.Model) -> Any:
 def _begin_folder(folder: pathlib.Path | None, description: dict[str, Any]) -> None:
     """Describes the run, and removes the log of one that came to nothing."""
     if folder:
-        folder.mkdir(parents=True, exist_ok=True)
         (folder / "log.csv").unlink(missing_ok=True)
         text = json.dumps({**description, "versions": software_versions()}, indent=2)
         (folder / "run.json").write_text(text + "\n")

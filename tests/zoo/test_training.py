@@ -138,6 +138,16 @@ def test_an_interrupted_run_ends_as_if_it_were_not(tmp_path):
     assert finished.history == report.history
 
 
+def test_a_run_goes_on_in_another_folder(tmp_path):
+    checkpoint = tmp_path / "checkpoint"
+    report = train(epochs=1, output_dir=tmp_path / "a", checkpoint_dir=checkpoint)
+    again = train(
+        epochs=1, output_dir=tmp_path / "b", checkpoint_dir=checkpoint, resume=True
+    )
+    assert weights_of(again) == weights_of(report)
+    assert (tmp_path / "b" / "trained.weights.h5").exists()
+
+
 def recorded(folder, column):
     """A column of `gradient_norms.csv`."""
     lines = (folder / "gradient_norms.csv").read_text().splitlines()
