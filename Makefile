@@ -27,7 +27,8 @@ test-oldest:
 # What works on every Keras backend, on the two that are not the default.
 test-backends: TESTS = tests/callbacks tests/zoo/test_builders.py tests/serving/test_backends.py
 test-backends:
-	KERAS_BACKEND=jax $(MAKE) test VENV=.venv-jax PACKAGES=jax TESTS="$(TESTS)" MARK=
+	KERAS_BACKEND=jax $(MAKE) test VENV=.venv-jax PACKAGES=jax \
+		TESTS="$(TESTS) tests/zoo/test_distributed_jax.py" MARK=
 	KERAS_BACKEND=torch $(MAKE) test VENV=.venv-torch PACKAGES=torch==2.13.0 \
 		TESTS="$(TESTS)" MARK=
 
@@ -51,6 +52,9 @@ docs: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/latency.py
 	$(BIN)/python benchmarks/checkpoints.py
+	$(BIN)/python benchmarks/data.py
+	$(BIN)/python benchmarks/distributed.py
+	$(BIN)/python benchmarks/prediction.py
 	$(MAKE) bench-gradients
 	$(MAKE) bench-gradients OPTIONS=--jit
 	KERAS_BACKEND=jax $(MAKE) bench-gradients VENV=.venv-jax PACKAGES=jax

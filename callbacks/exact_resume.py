@@ -40,12 +40,14 @@ class ExactResume(keras.callbacks.Callback):
     cannot be written, as on a full disk, without it, both with a warning.
 
     It has to be the last in the list of callbacks. In the epoch that was cut short,
-    batches that were trained on are drawn and passed over; other callbacks see them
-    begin and end. Of workers that train a model together, the chief saves.
+    batches that were trained on are drawn and passed over; callbacks that are not named
+    in `callbacks` see them begin and end. Of workers that train a model together, the
+    chief saves.
 
     Args:
         directory: Path of the folder for checkpoints, from which training goes on if
-            it holds one.
+            it holds one. If that is of a run that has ended, nothing is left to train
+            unless `epochs` has grown: give another run another folder.
         save_freq: `"epoch"`, or after how many batches to save within an epoch, too.
         callbacks: Those other callbacks of the `fit` whose state belongs to the run:
             `EarlyStopping`, `ReduceLROnPlateau`, `ModelCheckpoint`, `CSVLogger` (with
@@ -62,6 +64,7 @@ class ExactResume(keras.callbacks.Callback):
         ValueError: An argument is wrong; or, as training begins, the model or one of
             its optimizers is not built, `fit` was not given the steps of an epoch of
             `data`, the checkpoint is of another run, or all are damaged.
+        RuntimeError: Workers that train together find different checkpoints.
 
     Example:
 
@@ -146,6 +149,7 @@ class ExactResume(keras.callbacks.Callback):
         self._history: dict[str, list[Any]] = {}
         self._is_first_epoch = True
         self._resumed = self._read_newest()
+        self._check_agreement()
         if self._resumed:
             self._restore(self._resumed)
         else:  # A kill before the next would begin with other random weights.
@@ -162,6 +166,9 @@ class ExactResume(keras.callbacks.Callback):
             self.data.start_at(drawn, self._batch)
         self._is_first_epoch = False
         self._restore_history()
+        if self._resumed and self._batch:
+            for callback in self.callbacks:
+                _skip_batches(callback, self._batch)
 
     def on_train_batch_begin(
         self, batch: int, logs: dict[str, Any] | None = None
@@ -172,10 +179,10 @@ class ExactResume(keras.callbacks.Callback):
             PassOver(self._model, self._build_metrics)
             return
         if self._resumed and self._batch:
-            # Other callbacks have seen the epoch, and these batches, begin again.
             model = self.model  # The property brings JAX's state back to the model.
             _assign(_variables(model), self._resumed["variables"])
             _assign(model.metrics_variables, self._resumed["metrics"])
+            # Other callbacks have seen the epoch, and this batch, begin again.
             self._restore_callbacks(self._resumed)
         if self._resumed or not batch:
             # torch draws from these, too, when it begins to iterate over data.
@@ -184,7 +191,7 @@ class ExactResume(keras.callbacks.Callback):
         is_due = isinstance(self.save_freq, int) and (
             batch // self.save_freq > self._batch // self.save_freq
         )
-        if is_due or (self._signal and not self._has_peers()):
+        if is_due or (self._signal and not has_peers(self._model)):
             self._batch = batch
             self._save()
         if self._signal:
@@ -193,6 +200,8 @@ class ExactResume(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._epochs.append(epoch)
         for name, value in (logs or {}).items():
+            if not isinstance(value, float):  # A metric may have a value per class.
+                value = keras.ops.convert_to_numpy(value)
             self._history.setdefault(name, []).append(value)
         self._epoch, self._batch = epoch + 1, 0
         self._save()
@@ -233,19 +242,17 @@ class ExactResume(keras.callbacks.Callback):
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _has_peers(self) -> bool:
-        """Whether other processes train, too: to save takes all of them."""
-        if keras.backend.backend() == "tensorflow":
-            strategy = self._model.distribute_strategy
-            replicas = strategy.num_replicas_in_sync
-            return bool(
-                replicas > 1 and replicas > len(strategy.extended.worker_devices)
+    def _check_agreement(self) -> None:
+        """Raises an error if workers do not go on from the same checkpoint."""
+        resumed = self._resumed or {"epoch": -1, "batch": -1}
+        place = np.array([resumed["epoch"], resumed["batch"]])
+        places = gather(self._model, place)
+        if (places != place).any():
+            raise RuntimeError(
+                "The workers find different checkpoints: give them a folder that all "
+                f"of them can read. Received: directory={self.directory}, with the "
+                f"newest [epoch, batch] {places.tolist()}"
             )
-        if keras.backend.backend() == "jax":
-            import jax
-
-            return bool(jax.process_count() > 1)
-        return False
 
     def _interrupt(self) -> None:
         if isinstance(self._model.train_function, StandIn):
@@ -254,15 +261,8 @@ class ExactResume(keras.callbacks.Callback):
 
     def _describe_run(self) -> dict[str, Any]:
         """What must not change between a checkpoint and the run that goes on."""
-        optimizer = keras.optimizers.serialize(self._model.optimizer)
-        settings = {
-            name: value
-            for name, value in optimizer["config"].items()
-            # A plain learning rate may be lowered on the way, and is a variable.
-            if name != "name" and not (name == "learning_rate" and np.isscalar(value))
-        }
         run = {
-            "optimizer": {"name": optimizer["class_name"], **settings},
+            "optimizer": _fixed(keras.optimizers.serialize(self._model.optimizer)),
             "variables": [
                 f"{v.dtype} {list(v.shape)}" for v in _variables(self._model)
             ],
@@ -421,6 +421,13 @@ class ShuffledBatches(keras.utils.PyDataset):
         seed: Integer from 0.
         augment: Function from a batch of inputs and a `numpy.random.Generator`, which
             is one of the seed, the epoch and the batch, to inputs.
+        shard: Two integers, which part of each batch to give, from 0, and how many
+            there are: for the processes of `keras.distribution.DataParallel`, each of
+            which gives `fit` its own part.
+
+    Raises:
+        ValueError: `x` and `y` differ in length or are empty, `batch_size` is not
+            positive, or `shard` does not divide it.
 
     Attributes:
         steps_per_epoch: The argument of that name, which `fit` needs for it.
@@ -436,6 +443,7 @@ class ShuffledBatches(keras.utils.PyDataset):
         *,
         seed: int = 0,
         augment: Callable[[Any, np.random.Generator], Any] | None = None,
+        shard: tuple[int, int] = (0, 1),
     ) -> None:
         super().__init__()
         if not 0 < len(x) == len(y) or batch_size < 1:
@@ -445,7 +453,12 @@ class ShuffledBatches(keras.utils.PyDataset):
             )
         self.x, self.y = x, y
         self.batch_size = min(batch_size, len(x))
-        self.seed, self.augment = seed, augment
+        if not 0 <= shard[0] < shard[1] or self.batch_size % shard[1]:
+            raise ValueError(
+                "`shard` must be an index and the number of parts, which divides "
+                f"`batch_size`. Received: shard={shard}, batch_size={self.batch_size}"
+            )
+        self.seed, self.augment, self.shard = seed, augment, shard
         self.steps_per_epoch = len(x) // self.batch_size
         self._order = 0, self._permutation(0)
         self.start_at(0)
@@ -453,6 +466,7 @@ class ShuffledBatches(keras.utils.PyDataset):
     def start_at(self, step: int, passed_over: int = 0) -> None:
         """Begins with a step; the batches that are passed over need not be made."""
         self._start, self._passed_over = step, passed_over
+        self._stand_in: tuple[Any, Any] | None = None
 
     def describe(self) -> list[int]:
         """What must not change between a checkpoint and the run that goes on."""
@@ -462,7 +476,13 @@ class ShuffledBatches(keras.utils.PyDataset):
         return np.random.default_rng((self.seed, epoch)).permutation(len(self.x))
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
-        step = self._start + max(index, self._passed_over)
+        if index >= self._passed_over:
+            return self._make(self._start + index)
+        if self._stand_in is None:
+            self._stand_in = self._make(self._start + self._passed_over)
+        return self._stand_in
+
+    def _make(self, step: int) -> tuple[Any, Any]:
         epoch, batch = divmod(step, self.steps_per_epoch)
         order = self._order  # Another thread may make another meanwhile.
         if order[0] != epoch:
@@ -471,18 +491,52 @@ class ShuffledBatches(keras.utils.PyDataset):
         x, y = self.x[chosen], self.y[chosen]
         if self.augment:
             x = self.augment(x, np.random.default_rng((self.seed, epoch, batch)))
-        return x, y
+        index, parts = self.shard
+        size = self.batch_size // parts
+        part = slice(index * size, (index + 1) * size)
+        return x[part], y[part]
+
+
+def process_place() -> tuple[int, int]:
+    """On JAX, the index of this process among those that train together."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.process_index(), jax.process_count()
+    return 0, 1
 
 
 def is_chief(model: Any) -> bool:
     """Whether this process saves, of the workers that train a model together."""
     if keras.backend.backend() == "tensorflow":
         return bool(model.distribute_strategy.extended.should_checkpoint)
-    if keras.backend.backend() == "jax":
-        import jax
+    return process_place()[0] == 0
 
-        return bool(jax.process_index() == 0)
-    return True
+
+def has_peers(model: Any) -> bool:
+    """Whether other processes train the model, too."""
+    if keras.backend.backend() == "tensorflow":
+        strategy = model.distribute_strategy
+        replicas = strategy.num_replicas_in_sync
+        return bool(replicas > 1 and replicas > len(strategy.extended.worker_devices))
+    return process_place()[1] > 1
+
+
+def gather(model: Any, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Waits for all processes that train the model, and stacks what each of them gives.
+
+    Returns:
+        `[processes, ...]`.
+    """
+    gathered: Any = array[None]
+    if has_peers(model) and keras.backend.backend() == "jax":
+        from jax.experimental import multihost_utils
+
+        gathered = multihost_utils.process_allgather(array)
+    elif has_peers(model):
+        strategy = model.distribute_strategy
+        gathered = strategy.gather(strategy.run(lambda: array[None]), axis=0)
+    return np.asarray(gathered)
 
 
 def _get_torch_generators() -> list[np.ndarray[Any, Any]]:
@@ -511,14 +565,39 @@ def _variables(model: Any) -> list[Any]:
     return list({id(variable): variable for variable in found}.values())
 
 
+def _fixed(config: Any) -> Any:
+    """The settings of an optimizer, without those that may change on the way."""
+    if not isinstance(config, dict):
+        return config
+    return {
+        name: _fixed(value)
+        for name, value in config.items()
+        # A plain learning rate may be lowered, and is a variable.
+        if name != "name" and not (name == "learning_rate" and np.isscalar(value))
+    }
+
+
+def _skip_batches(callback: Any, first: int) -> None:
+    """Has a callback see no batch before `first`."""
+
+    def since_first(method: Callable[..., None]) -> Callable[..., None]:
+        def see(batch: int, logs: dict[str, Any] | None = None) -> None:
+            if batch >= first:
+                vars(callback).pop(method.__name__, None)
+                method(batch, logs)
+
+        return see
+
+    for method in (callback.on_train_batch_begin, callback.on_train_batch_end):
+        vars(callback)[method.__name__] = since_first(method)
+
+
 def _to_numpy(variables: list[Any]) -> list[np.ndarray[Any, Any]]:
     return [keras.ops.convert_to_numpy(variable) for variable in variables]
 
 
 def _assign(variables: list[Any], arrays: list[Any]) -> None:
     for variable, array in zip(variables, arrays, strict=True):
-        if array.dtype.kind == "V":  # NumPy's files know no bfloat16.
-            array = array.view(keras.ops.convert_to_numpy(variable).dtype)
         variable.assign(array)
 
 
@@ -566,11 +645,11 @@ def _fingerprints(callback: Any) -> dict[str, str]:
 
 def _is_plain(value: Any) -> bool:
     if isinstance(value, dict):
-        return all(isinstance(k, str) and _is_plain(v) for k, v in value.items())
+        return all(isinstance(k, str | int) and _is_plain(v) for k, v in value.items())
     if isinstance(value, list | tuple):
         return all(map(_is_plain, value))
     if isinstance(value, np.ndarray | np.generic):
-        return value.dtype.kind in "biufcU"
+        return value.dtype.kind in "biufcUV" and value.dtype.fields is None
     return value is None or isinstance(value, bool | int | float | str)
 
 
@@ -578,16 +657,16 @@ def _fingerprint(value: Any) -> str:
     arrays: list[np.ndarray[Any, Any]] = []
     packed = _pack(value, arrays)
     digests = [hashlib.sha256(array.tobytes()).hexdigest() for array in arrays]
-    return json.dumps([packed, [str(array.dtype) for array in arrays], digests])
+    return json.dumps([packed, digests])
 
 
 def _pack(value: Any, arrays: list[np.ndarray[Any, Any]]) -> Any:
     """A value for JSON, whose arrays are put into a list."""
     if isinstance(value, np.ndarray | np.generic):
         arrays.append(np.asarray(value))
-        return {"array": len(arrays) - 1}
+        return {"array": len(arrays) - 1, "dtype": str(value.dtype)}
     if isinstance(value, dict):
-        return {"dict": {name: _pack(item, arrays) for name, item in value.items()}}
+        return {"items": [_pack(pair, arrays) for pair in value.items()]}
     if isinstance(value, list | tuple):
         return [_pack(item, arrays) for item in value]
     return value
@@ -598,8 +677,9 @@ def _unpack(value: Any, arrays: Any) -> Any:
         return [_unpack(item, arrays) for item in value]
     if isinstance(value, dict):
         if "array" in value:
-            return arrays[str(value["array"])]
-        return {name: _unpack(item, arrays) for name, item in value["dict"].items()}
+            # NumPy's files know no bfloat16.
+            return arrays[str(value["array"])].view(value["dtype"])
+        return {key: _unpack(item, arrays) for key, item in value["items"]}
     return value
 
 

@@ -15,8 +15,11 @@ from .export import load_exported as load_exported
 from .inspection import count_flops as count_flops
 from .inspection import decode_predictions as decode_predictions
 from .inspection import features as features
+from .launcher import train_on_workers as train_on_workers
 from .mlp import DeepMLP as DeepMLP
 from .mlp import ShallowMLP as ShallowMLP
+from .prediction import PredictionReport as PredictionReport
+from .prediction import predict_files as predict_files
 from .publishing import publish as publish
 from .recipes import Recipe as Recipe
 from .recipes import load_recipe as load_recipe
@@ -24,6 +27,8 @@ from .registry import create as create
 from .registry import get_weights as get_weights
 from .registry import list_models as list_models
 from .registry import list_weights as list_weights
+from .sweep import SweepReport as SweepReport
+from .sweep import sweep as sweep
 from .training import Report as Report
 from .training import evaluate as evaluate
 from .training import train as train

@@ -5,6 +5,7 @@ word are answered at once.
 """
 
 import dataclasses
+import functools
 import inspect
 import json
 import sys
@@ -19,7 +20,6 @@ from zoo import terminal
 
 if TYPE_CHECKING:
     import keras
-    import numpy as np
 
 app = typer.Typer(
     add_completion=False,
@@ -249,6 +249,14 @@ def train(
         bool, typer.Option("--gradient-norms", help="Record them for each layer.")
     ] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard")] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Processes that train together, by Ray Train: here, or on the "
+            "cluster of `ray job submit`.",
+        ),
+    ] = None,
     data_dir: DataDir = None,
 ) -> None:
     """Train a model by a recipe, e.g. `zoo train lenet5 --dataset mnist`."""
@@ -257,7 +265,10 @@ def train(
     output = output or Path("runs", f"{model}.{dataset}")
     with terminal.if_interrupted("The same command with --resume goes on from here."):
         terminal.import_keras()
-        report = zoo.train(
+        train = zoo.train
+        if workers:
+            train = functools.partial(zoo.train_on_workers, workers)
+        report = train(
             model,
             dataset,
             recipe,
@@ -275,6 +286,81 @@ def train(
             verbose=terminal.progress(2),
         )
     print(report)
+
+
+@app.command()
+def sweep(
+    model: Annotated[str, typer.Argument(callback=checked(look_up_model))],
+    settings: Annotated[
+        list[str],
+        typer.Option(
+            "--set",
+            metavar="FIELD=VALUES",
+            help="Of the recipe: batch_size=64,128 for choices, optimizer.learning_rate"
+            "=1e-4:1e-2:log for a range; arguments.NAME for those of the model.",
+        ),
+    ],
+    dataset: Dataset = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(help="Default: that of the newest published weights.", **FILE),
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, show_default="all, if there are no ranges")
+    ] = None,
+    epochs: Number = None,
+    seeds: Annotated[
+        list[int] | None,
+        typer.Option("--seed", min=0, help="Once a run of each trial. Default: 0."),
+    ] = None,
+    metric: Annotated[
+        str, typer.Option(help="val_accuracy or val_loss.")
+    ] = "val_accuracy",
+    sampling_seed: Annotated[
+        int, typer.Option(min=0, help="By which trials are drawn.")
+    ] = 0,
+    concurrent: Annotated[
+        int | None,
+        typer.Option(min=1, help="Runs at a time.", show_default="one per GPU or core"),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Folder.", show_default="sweeps/MODEL.DATASET"),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the sweep in --output.")
+    ] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Find values of a recipe's fields by the validation images."""
+    space: dict[str, str] = {}
+    for setting in settings:
+        field, equals, values = setting.partition("=")
+        if not equals or field in space:
+            reason = "is given twice" if field in space else "must be FIELD=VALUES"
+            raise typer.BadParameter(f"--set {reason}. Received: {setting!r}.")
+        space[field] = values
+    if dataset is None:
+        dataset = zoo.load_recipe(recipe).dataset if recipe else "mnist"
+    with terminal.if_interrupted("The same command with --resume goes on from here."):
+        terminal.import_keras()
+        report = zoo.sweep(
+            model,
+            dataset,
+            space,
+            recipe,
+            output_dir=output or Path("sweeps", f"{model}.{dataset}"),
+            trials=trials,
+            epochs=epochs,
+            seeds=seeds or (0,),
+            metric=metric,
+            sampling_seed=sampling_seed,
+            concurrent=concurrent,
+            resume=resume,
+            data_dir=data_dir,
+        )
+    terminal.show(report.trials)
+    print(f"best recipe: {report.output_dir / 'best.toml'}")
 
 
 @app.command()
@@ -298,7 +384,13 @@ def evaluate(
 
 @app.command()
 def predict(
-    images: Annotated[list[Path], typer.Argument(help="PNG or JPEG, of any size.")],
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            help="PNG or JPEG files of any size, folders of them, quoted patterns such "
+            "as 'scans/**/*.png', or .npy files of raw pixels."
+        ),
+    ],
     weights: Annotated[
         str,
         typer.Option(
@@ -314,27 +406,62 @@ def predict(
         ),
     ] = False,
     top: Annotated[int, typer.Option(min=1, help="Labels for each image.")] = 2,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Parquet file to write, from any number of images."),
+    ] = None,
+    shard: Annotated[
+        str, typer.Option(help="With --out: only the i-th of n shares, i/n.")
+    ] = "1/1",
+    batch_size: Annotated[int, typer.Option(min=1)] = 1024,
     as_json: Json = False,
 ) -> None:
-    """Classify image files, e.g. `zoo predict digit.png --invert`."""
-    import numpy as np
+    """Classify images, e.g. `zoo predict digit.png --invert`.
 
+    Any number of them goes into a Parquet file, e.g. `zoo predict scans --out
+    labels.parquet`: a row for each, with what is wrong with those that cannot be read.
+    """
+    if shard != "1/1" and out is None:
+        raise typer.BadParameter("--shard is for --out FILE.parquet.")
     model, _ = open_model(weights)
-    files, pixels = [], []
-    for path in images:
-        try:
-            pixels.append(read_image(path, model.input_shape[1:], invert))
-            files.append(str(path))
-        except Exception as error:  # Pillow raises many kinds on damaged files.
-            terminal.complain(f"{path}: {terminal.describe(error)}")
-    outputs = model.predict(np.stack(pixels), verbose=0) if pixels else []
-    rows = []
-    for file, output in zip(files, outputs, strict=True):
-        best = [(model.categories[i], float(output[i])) for i in output.argsort()[::-1]]
-        row = {"file": file, "label": best[0][0], "probability": best[0][1]}
-        rows.append(row | {"runner_up": dict(best[1:top])})
-    terminal.show(rows, as_json)
-    if len(files) < len(images):
+    from zoo.images import list_inputs
+    from zoo.prediction import predict_rows
+
+    skipped = 0
+
+    def skip(image: str, error: str) -> None:
+        nonlocal skipped
+        skipped += 1
+        if out is None or skipped <= 20:
+            terminal.complain(f"{image}: {error}")
+        elif skipped == 21:
+            terminal.complain(f"More cannot be read: see the column `error` of {out}.")
+
+    if out is not None:
+        options: dict[str, Any] = {"batch_size": batch_size, "invert": invert}
+        with terminal.if_interrupted("The same command goes on from here."):
+            report = zoo.predict_files(
+                model, images, out, shard=shard, on_skip=skip, **options
+            )
+        terminal.show(dataclasses.asdict(report) | {"path": str(out)}, as_json)
+        skipped = report.skipped  # with those of a run that this one went on with
+    else:
+        inputs = list_inputs(model, images)
+        count, rows = len(inputs), []
+        for batch, outputs in predict_rows(
+            model, inputs, 0, count, min(batch_size, max(count, 1)), invert
+        ):
+            for i, output in enumerate(outputs):
+                if error := batch.errors[i]:
+                    skip(batch.name(i), error)
+                    continue
+                order = output.argsort()[::-1]
+                best = [(model.categories[c], float(output[c])) for c in order]
+                row = {"file": batch.name(i), "label": best[0][0]}
+                row |= {"probability": best[0][1], "runner_up": dict(best[1:top])}
+                rows.append(row)
+        terminal.show(rows, as_json)
+    if skipped:
         raise typer.Exit(1)
 
 
@@ -453,24 +580,6 @@ def read_run(weights: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     return cast("dict[str, Any]", run)
-
-
-def read_image(path: Path, shape: tuple[int, ...], invert: bool) -> "np.ndarray":
-    """Reads an image file as raw pixels: uint8 `shape`, (height, width, channels)."""
-    import numpy as np
-    from PIL import Image, ImageOps
-
-    height, width, channels = shape
-    with Image.open(path, formats=("PNG", "JPEG")) as file:
-        image = ImageOps.exif_transpose(file)
-        if image.mode.startswith("I"):  # 16-bit grey, which `convert` would clip.
-            image = image.convert("I").point(lambda value: value / 257).convert("L")
-        image = image.convert("RGBA")
-    # Where an image is transparent, one sees the page behind it.
-    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    image = image.convert("L" if channels == 1 else "RGB")
-    image = image.resize((width, height), Image.Resampling.BILINEAR)
-    return np.asarray(ImageOps.invert(image) if invert else image).reshape(shape)
 
 
 def main() -> None:

@@ -78,7 +78,41 @@ def strategy(timeout: float = 30.0) -> tf.distribute.Strategy:
 def _join(cluster: Cluster, timeout: float) -> MultiWorkerStrategy:
     """Makes the strategy, of which a process can have one."""
     meet(cluster, timeout)  # TensorFlow would wait for ever.
-    return MultiWorkerStrategy()
+    _register_within(timeout)
+    try:
+        return MultiWorkerStrategy()
+    except tf.errors.DeadlineExceededError as error:
+        raise TimeoutError(
+            "A worker of TF_CONFIG was there, and is not any more: it has died, or the "
+            f"network. Received {error.message.partition(chr(10))[0]!r} after "
+            f"{timeout:g} s"
+        ) from error
+
+
+def _register_within(timeout: float) -> None:
+    """Sets how long TensorFlow waits for all workers to register with the first.
+
+    The first would not wait, and then for ever at its first reduction, for a worker
+    that was lost since `meet`; the others would wait for an hour. Whoever has
+    registered is missed 10 s after the last sign of life. TensorFlow has no public
+    way to set this.
+    """
+    from tensorflow.python.eager import context
+
+    spec = tf.distribute.cluster_resolver.TFConfigClusterResolver().cluster_spec()
+    jobs = sorted(spec.jobs)  # A chief comes before the workers.
+    context.context().configure_coordination_service(
+        "standalone",
+        service_leader=f"/job:{jobs[0]}/replica:0/task:0",
+        cluster_register_timeout_in_ms=round(1000 * timeout),
+        coordinated_jobs=[
+            context.coordination_config_pb2.CoordinatedJob(
+                name=job, num_tasks=spec.num_tasks(job)
+            )
+            for job in jobs
+        ],
+    )
+    context.context().coordination_service.cluster_register_with_barrier = True
 
 
 def read_cluster(environment: Mapping[str, str]) -> Cluster | None:

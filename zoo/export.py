@@ -584,7 +584,7 @@ def _write_version(
             for argument in signature["inputs"]
             if argument in PREPROCESSING
         },
-        "weights": _card(model),
+        "weights": read_card(model),
         "libraries": {
             "gradzoo": zoo.__version__,
             "keras": keras.__version__,
@@ -631,7 +631,7 @@ def _describe(function: Any) -> dict[str, Any]:
     }
 
 
-def _card(model: keras.Model) -> dict[str, Any] | None:
+def read_card(model: keras.Model) -> dict[str, Any] | None:
     """The card of the published weights, if the model has them and has not changed."""
     held = {layer.name: layer.get_weights() for layer in model.layers if layer.weights}
     parameters = sum(array.size for arrays in held.values() for array in arrays)

@@ -51,14 +51,19 @@ def publish(
         The `Weights`, whose file and card now stand in `zoo/published`.
 
     Raises:
-        ValueError: the seeds are not two or more different ones, or the dataset has no
-            test split.
+        ValueError: the seeds are not two or more different ones, the dataset has no
+            test split, or `TF_CONFIG` is set: a card is of one machine's run.
         FileExistsError: there is a weight of this id by another recipe or first seed.
     """
     if len(seeds) < 2 or len(set(seeds)) < len(seeds):
         raise ValueError(
             "`seeds` must be two or more different integers, for a standard deviation. "
             f"Received: seeds={seeds!r}."
+        )
+    if os.environ.get("TF_CONFIG"):
+        raise ValueError(
+            "A weight is published by one process: unset `TF_CONFIG`. Received: "
+            f"TF_CONFIG={os.environ['TF_CONFIG']}"
         )
     source = pathlib.Path(recipe).expanduser()
     spec = load_recipe(source)

@@ -20,7 +20,7 @@ import numpy as np
 
 from zoo.augment import distort
 from zoo.callbacks import ExactResume, GradientNorms, ShuffledBatches
-from zoo.callbacks.exact_resume import is_chief
+from zoo.callbacks.exact_resume import gather, is_chief, process_place
 from zoo.datasets import dataset_info, load_dataset
 from zoo.inspection import ends_in_softmax
 from zoo.recipes import Recipe, default_recipe, load_recipe
@@ -141,15 +141,9 @@ def train(
     ['accuracy', 'loss', 'val_accuracy', 'val_loss']
     """
     folder = pathlib.Path(output_dir) if output_dir is not None else None
-    if checkpoint_dir is None and folder:
-        checkpoint_dir = folder / "checkpoint"
-    if (resume and checkpoint_dir is None) or (tensorboard and folder is None):
-        raise ValueError(
-            "`resume` and `tensorboard` need a folder. Received: "
-            f"output_dir={output_dir}, checkpoint_dir={checkpoint_dir}."
-        )
     if tensorboard:
-        _check_tensorboard()
+        _check_tensorboard(folder)
+    checkpoint_dir = find_checkpoint_dir(folder, checkpoint_dir, resume)
     scope = _strategy_scope(model)
     given = {"seed": seed, "epochs": epochs, "batch_size": batch_size}
     is_default = recipe is None
@@ -166,6 +160,7 @@ def train(
         recipe.batch_size,
         seed=recipe.seed,
         augment=functools.partial(distort, **augmentation) if augmentation else None,
+        shard=process_place(),
     )
 
     keras.utils.set_random_seed(recipe.seed)
@@ -178,7 +173,7 @@ def train(
             model.build((None, *images.shape[1:]))
         compile_model(model, recipe, batches.steps_per_epoch)
     if not is_chief(model):  # The first of several workers writes for all.
-        folder = None
+        folder, verbose = None, 0
 
     hooks = list(callbacks)
     recorder = None
@@ -201,12 +196,6 @@ def train(
         )
         if not checkpoint.has_checkpoint():
             _begin_folder(folder, description)
-        elif not resume:
-            raise FileExistsError(
-                f"{checkpoint_dir} holds the checkpoint of a run: go on with it "
-                "(`resume=True`, on the command line --resume), or choose another "
-                "`output_dir` (--output)."
-            )
         hooks.append(checkpoint)
         saving = checkpoint.saving_when_stopped()
 
@@ -233,6 +222,7 @@ def train(
 
     if folder:
         save_weights(model, folder / "trained.weights.h5")
+    gather(model, np.zeros(1))  # No worker is done before the first has written.
     return Report(model, recipe, history.history, seconds, folder, recorder)
 
 
@@ -326,13 +316,27 @@ def compile_model(model: keras.Model, recipe: Recipe, steps_per_epoch: int) -> N
 
 def _strategy_scope(model: str | keras.Model) -> Any:
     """Where to make and compile a model, so that several workers train it together."""
-    if keras.backend.backend() != "tensorflow":
-        return contextlib.nullcontext()
-    if not isinstance(model, str):
-        return model.distribute_strategy.scope()
-    from zoo import distributed
+    strategy: Any = None
+    if keras.backend.backend() == "tensorflow":
+        if isinstance(model, str):
+            from zoo import distributed
 
-    return distributed.strategy().scope()
+            return distributed.strategy().scope()
+        strategy = model.distribute_strategy
+    if os.environ.get("TF_CONFIG") and not (
+        strategy and strategy.num_replicas_in_sync > 1
+    ):
+        from zoo.distributed import read_cluster
+
+        cluster = read_cluster(os.environ)
+        if cluster and len(cluster.addresses) > 1:
+            raise ValueError(
+                "Every worker in `TF_CONFIG` would train a model of its own. With "
+                "TensorFlow as Keras' backend, give the model by name, or build it "
+                "under `with zoo.distributed.strategy().scope():`. Received: "
+                f"model={model!r}, backend {keras.backend.backend()!r}."
+            )
+    return strategy.scope() if strategy else contextlib.nullcontext()
 
 
 def _begin_folder(folder: pathlib.Path | None, description: dict[str, Any]) -> None:
@@ -364,8 +368,15 @@ def written_whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 def save_weights(model: keras.Model, path: pathlib.Path) -> None:
     """Writes the weights and the optimizer's state, whole or not at all."""
-    with written_whole(path) as unfinished:
-        model.save_weights(unfinished)
+    # Keras makes an optimizer meanwhile, in which all processes of a distribution would
+    # have to take part.
+    distribution = keras.distribution.distribution()
+    keras.distribution.set_distribution(None)
+    try:
+        with written_whole(path) as unfinished:
+            model.save_weights(unfinished)
+    finally:
+        keras.distribution.set_distribution(distribution)
 
 
 def software_versions() -> dict[str, str]:
@@ -378,7 +389,38 @@ def software_versions() -> dict[str, str]:
     }
 
 
-def _check_tensorboard() -> None:
+def find_checkpoint_dir(
+    output_dir: pathlib.Path | None,
+    checkpoint_dir: str | os.PathLike[str] | None,
+    resume: bool,
+) -> str | os.PathLike[str] | None:
+    """Where checkpoints go, if anywhere.
+
+    Raises:
+        ValueError: there is nothing to go on from.
+        FileExistsError: there is a checkpoint and `resume` is false.
+    """
+    if checkpoint_dir is None:
+        if output_dir is None and resume:
+            raise ValueError(
+                "`resume` needs a folder. Received: output_dir=None, "
+                "checkpoint_dir=None."
+            )
+        if output_dir is None:
+            return None
+        checkpoint_dir = output_dir / "checkpoint"
+    if not resume and ExactResume(checkpoint_dir).has_checkpoint():
+        raise FileExistsError(
+            f"{checkpoint_dir} holds the checkpoint of a run: go on with it "
+            "(`resume=True`, on the command line --resume), or choose another "
+            "`output_dir` (--output)."
+        )
+    return checkpoint_dir
+
+
+def _check_tensorboard(output_dir: pathlib.Path | None) -> None:
+    if output_dir is None:
+        raise ValueError("`tensorboard` needs a folder. Received: output_dir=None.")
     if importlib.util.find_spec("tensorboard") is None:
         raise ImportError(
             "TensorBoard logs need the package tensorboard: "

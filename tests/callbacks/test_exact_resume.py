@@ -263,7 +263,9 @@ def test_callbacks_that_count_batches_and_set_variables(tmp_path):
         model, losses = small(), Losses()
         schedule = keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate * 0.9)
         saving = keras.callbacks.ModelCheckpoint(
-            folder / "{epoch}.weights.h5", save_freq=5, save_weights_only=True
+            folder / "{epoch}-{batch}-{loss:.4f}.weights.h5",
+            save_freq=5,
+            save_weights_only=True,
         )
         followed = [schedule, losses, saving]
         resume = ExactResume(folder / "c", save_freq=3, callbacks=followed)
@@ -285,6 +287,73 @@ def test_callbacks_that_count_batches_and_set_variables(tmp_path):
         with pytest.raises(StoppedError):
             run(tmp_path / "stopped", StopAt(count))
     assert run(tmp_path / "stopped") == expected
+
+
+def test_all_kinds_of_state(tmp_path):
+    class Keeping(keras.callbacks.Callback):
+        """Holds a value per class, weights in bfloat16, and counts by epoch."""
+
+        def __init__(self):
+            super().__init__()
+            self.kept, self.scores, self.batches = [], [], {}
+
+        def on_train_batch_begin(self, batch, logs=None):
+            self.batches[self.epoch] = self.batches.get(self.epoch, 0) + 1
+
+        def on_epoch_begin(self, epoch, logs=None):
+            self.epoch = epoch
+
+        def on_epoch_end(self, epoch, logs=None):
+            self.kept = [keras.ops.convert_to_numpy(w) for w in self.model.weights]
+            self.scores.append(np.array(logs["f1_score"]))
+
+    def run(folder, *extra):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential(
+            [
+                keras.Input((8,)),
+                keras.layers.Dense(3, activation="softmax", dtype="bfloat16"),
+            ]
+        )
+        model.compile(
+            "adam", "categorical_crossentropy", metrics=[keras.metrics.F1Score()]
+        )
+        x, y = np.ones((32, 8)), np.eye(3)[np.arange(32) % 3]
+        keeping = Keeping()
+        resume = ExactResume(folder, save_freq=3, callbacks=[keeping])
+        history = model.fit(
+            *(x, y, 4, 2),
+            shuffle=False,
+            callbacks=[keeping, *extra, resume],
+            verbose=0,
+        )
+        kept = [(w.dtype, w.tobytes()) for w in keeping.kept]
+        scores = [np.array(score) for score in history.history["f1_score"]]
+        return kept, keeping.batches, np.array([*keeping.scores, *scores]).tolist()
+
+    expected = run(tmp_path / "whole")
+    assert expected[0][0][0].name == "bfloat16"
+    assert expected[1] == {0: 8, 1: 8}
+    assert np.shape(expected[2]) == (4, 3)
+    for count in (6, 8):
+        with pytest.raises(StoppedError):
+            run(tmp_path / "stopped", StopAt(count))
+    assert run(tmp_path / "stopped") == expected
+
+
+def test_a_learning_rate_may_be_lowered_under_a_loss_scale(tmp_path):
+    def run(rate, epochs):
+        model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(1)])
+        optimizer = keras.optimizers.Adam(rate)
+        model.compile(keras.optimizers.LossScaleOptimizer(optimizer), "mse")
+        x, y = np.ones((32, 8)), np.ones((32, 1))
+        resume = ExactResume(tmp_path)
+        return model.fit(
+            *(x, y, 4, epochs), shuffle=False, callbacks=[resume], verbose=0
+        )
+
+    run(1e-2, 1)
+    assert len(run(1e-3, 2).history["loss"]) == 2
 
 
 def test_several_fits_with_the_same_objects(tmp_path):
@@ -369,3 +438,23 @@ def test_batches_are_a_function_of_their_place():
     batches.start_at(8, 3)
     for index in (5, 3, 9):
         np.testing.assert_array_equal(batches[index][1], expected[8 + index][1])
+
+
+def test_shards_are_the_parts_of_every_batch():
+    x, y = np.arange(400).reshape(100, 4), np.arange(100)
+
+    def add_noise(x, rng):
+        return x + rng.normal(size=x.shape)
+
+    whole = ShuffledBatches(x, y, 12, augment=add_noise)
+    shards = [
+        ShuffledBatches(x, y, 12, augment=add_noise, shard=(i, 3)) for i in range(3)
+    ]
+    for index in (0, 5, 11):
+        for part in (0, 1):
+            np.testing.assert_array_equal(
+                np.concatenate([shard[index][part] for shard in shards]),
+                whole[index][part],
+            )
+    with pytest.raises(ValueError, match=r"Received: shard=\(0, 5\), batch_size=12"):
+        ShuffledBatches(x, y, 12, shard=(0, 5))

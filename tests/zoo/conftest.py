@@ -3,7 +3,11 @@ import pathlib
 import subprocess
 import sys
 
+import keras
 import pytest
+
+# What only the JAX backend has.
+collect_ignore = [] if keras.backend.backend() == "jax" else ["test_distributed_jax.py"]
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 

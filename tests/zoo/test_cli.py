@@ -16,6 +16,7 @@ import keras
 import numpy as np
 import pytest
 from PIL import Image
+from pyarrow import parquet
 
 import zoo
 from zoo import cli, terminal
@@ -285,7 +286,7 @@ def test_predict_goes_on_after_unreadable_files(run, digits, tmp_path):
     (tmp_path / "cut.png").write_bytes(good.read_bytes()[:100])
     (tmp_path / "text.png").write_text("no image")
     Image.fromarray(digits[0][0][:, :, 0]).save(tmp_path / "picture.gif")
-    bad = ["cut.png", "text.png", "picture.gif", "missing.png", "."]
+    bad = ["cut.png", "text.png", "picture.gif", "missing.png"]
     words = ["predict", *bad, good, "--weights", "lenet5.mnist", "--json"]
     code, output, errors = run(*words)
     assert code == 1
@@ -296,54 +297,46 @@ def test_predict_goes_on_after_unreadable_files(run, digits, tmp_path):
         assert line.startswith(f"error: {name}: ")
 
 
-def test_images_are_read_as_raw_pixels(digits, tmp_path):
-    image = digits[0][7]
-    path = tmp_path / "image.png"
-    shape = (28, 28, 1)
-    save(path, image)
-    np.testing.assert_array_equal(cli.read_image(path, shape, invert=False), image)
-    save(path, 255 - image)
-    np.testing.assert_array_equal(cli.read_image(path, shape, invert=True), image)
-    # 16 bits a pixel
-    Image.fromarray(image[:, :, 0].astype(np.uint16) * 257).save(path)
-    np.testing.assert_array_equal(cli.read_image(path, shape, invert=False), image)
-    # Black ink on a transparent page
-    ink = np.zeros((28, 28, 4), np.uint8)
-    ink[..., 3] = image[..., 0]
-    Image.fromarray(ink).save(path)
-    np.testing.assert_array_equal(cli.read_image(path, shape, invert=True), image)
+def test_predict_expands_folders_patterns_and_arrays(run, digits, tmp_path):
+    images, _ = digits
+    (tmp_path / "scans" / "deep").mkdir(parents=True)
+    save(tmp_path / "scans" / "deep" / "3.png", images[3])
+    save(tmp_path / "scans" / "2.png", images[2])
+    np.save(tmp_path / "two.npy", images[4:6])
+    words = ["scans", "**/3.png", "two.npy", "--weights", "lenet5.mnist", "--json"]
+    code, output, errors = run("predict", *words)
+    assert (code, errors) == (0, "")
+    answers = json.loads(output)
+    files = ["scans/2.png", "scans/deep/3.png", "two.npy[0]", "two.npy[1]"]
+    assert [answer["file"] for answer in answers] == files
+    assert [answer["label"] for answer in answers] == list("2345")
 
 
-def test_colours_are_kept_or_turned_grey(tmp_path):
-    path = tmp_path / "red.png"
-    Image.new("RGB", (7, 5), (200, 0, 0)).save(path)
-    colour = cli.read_image(path, (10, 20, 3), invert=False)
-    assert colour.shape == (10, 20, 3)
-    assert (colour == (200, 0, 0)).all()
-    grey = cli.read_image(path, (10, 20, 1), invert=False)
-    # The luma of ITU-R BT.601, as in the exported graph.
-    assert (grey == round(0.299 * 200)).all()
-
-
-def test_large_images_are_averaged(tmp_path):
-    path = tmp_path / "stripes.png"
-    stripes = np.tile(np.array([[[0]], [[255]]], np.uint8), (140, 280, 1))
-    save(path, stripes)
-    # Without antialiasing, every pixel would be one of the stripes.
-    small = cli.read_image(path, (28, 28, 1), invert=False)
-    assert abs(small.astype(int) - 127).max() < 10
-
-
-def test_photographs_stand_upright(tmp_path):
-    path = tmp_path / "photo.jpg"
-    picture = Image.new("L", (40, 20))
-    picture.paste(255, (0, 0, 20, 20))
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees, clockwise
-    picture.save(path, exif=exif)
-    upright = cli.read_image(path, (40, 20, 1), invert=False)
-    assert upright[:18].min() > 200
-    assert upright[22:].max() < 50
+def test_predict_writes_a_table_of_any_length(run, digits, tmp_path):
+    images, labels = digits
+    np.save(tmp_path / "digits.npy", images)
+    (tmp_path / "scans").mkdir()
+    for i in range(22):
+        (tmp_path / "scans" / f"{i:02}.png").write_text("no image")
+    words = ["predict", "digits.npy", "scans", "--weights", "lenet5.mnist"]
+    code, output, errors = run(*words, "--out", "out.parquet", "--json")
+    assert code == 1
+    report = json.loads(output)
+    assert report.pop("seconds") > 0
+    assert report == {"path": "out.parquet", "images": 32, "skipped": 22}
+    lines = errors.splitlines()
+    assert len(lines) == 21
+    assert lines[0].startswith("error: scans/00.png: ")
+    assert lines[-1].endswith("see the column `error` of out.parquet.")
+    table = parquet.read_table("out.parquet")
+    assert table["label"].to_pylist() == [*map(str, labels), *[None] * 22]
+    code, _, errors = run(*words, "--out", "out.parquet")
+    assert (code, errors.count("\n")) == (1, 1)
+    assert "out.parquet" in errors
+    words = ["digits.npy", "--out", "second.parquet", "--shard", "2/2", "--invert"]
+    code, output, errors = run("predict", *words)
+    assert (code, errors) == (0, "")
+    assert parquet.read_table("second.parquet")["index"].to_pylist() == [5, 6, 7, 8, 9]
 
 
 # Exporting and publishing
@@ -428,6 +421,10 @@ def test_publish_passes_its_words_on(run, monkeypatch, tmp_path):
         (["evaluate", "lenet5", "--weights", "none.h5"], 2, "none.h5"),
         (["predict", "x.png", "--weights", "lenet5.minst"], 2, "Did you mean 'mnist'"),
         (["predict"], 2, "Missing argument"),
+        (["predict", "nowhere"], 1, "nowhere"),
+        (["predict", "x.png", "--shard", "1/2"], 2, "--out"),
+        (["predict", "x.png", "--out", "x.csv"], 1, ".parquet"),
+        (["predict", "x.png", "--out", "x.parquet", "--shard", "0/2"], 1, "'0/2'"),
         (["datasets", "prepare", "mnist", "--from", "nowhere"], 2, "nowhere"),
         (["publish", "none.toml"], 2, "none.toml"),
     ],

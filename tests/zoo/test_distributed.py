@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 import pytest
 
+import zoo
 from zoo import distributed
 from zoo.distributed import Cluster, meet, read_cluster
 
@@ -73,6 +74,30 @@ def rows(path):
     return np.genfromtxt(path, delimiter=",", names=True, dtype=None, encoding="utf-8")
 
 
+def assert_runs_equal(folder, other):
+    """The records are of the whole batch, and written once."""
+    expected, received = weights(folder), weights(other)
+    assert received.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(received[name], value, atol=1e-5, err_msg=name)
+    for file in ("log.csv", "gradient_norms.csv"):
+        one, two = rows(folder / file), rows(other / file)
+        assert one.dtype.names == two.dtype.names
+        assert len(one) == len(two)
+        for name in one.dtype.names:
+            if one[name].dtype.kind != "U":
+                np.testing.assert_allclose(two[name], one[name], rtol=1e-4, atol=1e-5)
+
+
+def assert_runs_identical(folder, other):
+    expected, received = weights(folder), weights(other)
+    assert received.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(received[name], value, err_msg=name)
+    for file in ("log.csv", "gradient_norms.csv"):
+        assert (folder / file).read_bytes() == (other / file).read_bytes()
+
+
 @pytest.fixture(scope="module")
 def of_two(tmp_path_factory):
     folder = tmp_path_factory.mktemp("workers") / "two"
@@ -83,17 +108,7 @@ def of_two(tmp_path_factory):
 @pytest.mark.endurance
 def test_two_workers_equal_one(of_two, tmp_path):
     train(tmp_path / "one", 4, count=1)
-    expected, received = weights(tmp_path / "one"), weights(of_two)
-    assert received.keys() == expected.keys()
-    for name, value in expected.items():
-        np.testing.assert_allclose(received[name], value, atol=1e-5, err_msg=name)
-    for file in ("log.csv", "gradient_norms.csv"):  # once, and of the whole batch
-        one, two = rows(tmp_path / "one" / file), rows(of_two / file)
-        assert one.dtype.names == two.dtype.names
-        assert len(one) == len(two)
-        for name in one.dtype.names:
-            if one[name].dtype.kind != "U":
-                np.testing.assert_allclose(two[name], one[name], rtol=1e-4, atol=1e-5)
+    assert_runs_equal(tmp_path / "one", of_two)
 
 
 @pytest.mark.endurance
@@ -115,11 +130,32 @@ def test_a_killed_worker_ends_the_others_and_nothing_is_lost(of_two, tmp_path):
         assert time.monotonic() - killed_at < 30
     assert not (folder / "trained.weights.h5").exists()
     train(folder, 4)
-    expected, received = weights(of_two), weights(folder)
-    for name, value in expected.items():
-        np.testing.assert_array_equal(received[name], value, err_msg=name)
-    for file in ("log.csv", "gradient_norms.csv"):
-        assert (folder / file).read_bytes() == (of_two / file).read_bytes()
+    assert_runs_identical(of_two, folder)
+
+
+@pytest.mark.endurance
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_worker_that_is_lost_once_they_have_met(lost):
+    """TensorFlow alone would wait for it: an hour, or for ever."""
+    addresses = tuple(f"localhost:{port}" for port in free_ports(2))
+    names = json.loads(config(1 - lost, worker=addresses))
+    joins = subprocess.Popen(
+        [
+            *(sys.executable, "-c"),
+            "from zoo import distributed; distributed.strategy(timeout=20)",
+        ],
+        env=os.environ | {"TF_CONFIG": json.dumps(names), "CUDA_VISIBLE_DEVICES": "-1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        meet(Cluster(addresses, lost), timeout=60)
+        # A try that TensorFlow begins just before the time is over is its last.
+        _, errors = joins.communicate(timeout=60)
+    finally:
+        joins.kill()
+    assert joins.returncode == 1
+    assert "TimeoutError: A worker of TF_CONFIG was there" in errors
 
 
 def test_workers_meet():
@@ -200,3 +236,17 @@ def test_one_worker_takes_no_strategy(monkeypatch):
 
     monkeypatch.setenv("TF_CONFIG", config(worker=["a:1"]))
     assert distributed.strategy() is tf.distribute.get_strategy()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: zoo.publish("recipe.toml"),
+        lambda: zoo.train(zoo.ShallowMLP(), "digits-sample", epochs=1),
+    ],
+    ids=["publish", "train"],
+)
+def test_workers_that_would_not_train_together(call, monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", config(worker=["a:1", "b:1"]))
+    with pytest.raises(ValueError, match="`TF_CONFIG`"):
+        call()

@@ -324,8 +324,8 @@ def test_validation_data_take_the_place_of_the_split():
     ("options", "message"),
     [
         ({"split": "test"}, "not for training. Received: split='test'"),
-        ({"tensorboard": True}, "need a folder. Received: output_dir=None"),
-        ({"resume": True}, "need a folder. Received: output_dir=None"),
+        ({"tensorboard": True}, "needs a folder. Received: output_dir=None"),
+        ({"resume": True}, "needs a folder. Received: output_dir=None"),
     ],
 )
 def test_wrong_arguments_are_refused(options, message):

@@ -1,7 +1,12 @@
-"""One worker of `test_distributed.py`: python worker.py FOLDER EPOCHS."""
+"""One of several workers: python worker.py FOLDER EPOCHS [ADDRESS COUNT INDEX].
+
+On TensorFlow, `TF_CONFIG` says which of them this is; on JAX, the last three words.
+"""
 
 import pathlib
 import sys
+
+import keras
 
 import zoo
 
@@ -15,6 +20,11 @@ RECIPE = zoo.Recipe(
 )
 
 if __name__ == "__main__":
+    if place := sys.argv[3:]:
+        keras.distribution.initialize(place[0], int(place[1]), int(place[2]))
+        keras.distribution.set_distribution(
+            keras.distribution.DataParallel(auto_shard_dataset=False)
+        )
     zoo.train(
         "deep_mlp",
         "digits-sample",

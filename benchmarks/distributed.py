@@ -1,0 +1,155 @@
+"""What training on two processes costs: images per second, and an all-reduce.
+
+    python benchmarks/distributed.py [--model lenet5] [--rounds 5]
+
+Every process has one core. In each round, the same batches are trained by plain Keras
+in one process, and by two processes that train together, with the metrics of every step
+reduced over both, as Keras does, and without that. Prints medians over rounds, with
+quartiles, and from how many machines, of one core each, a step is faster than on one
+machine: the work on a batch is shared out, and what a step of two processes takes
+beyond half of the work is what it takes on any number of them.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any
+
+BATCHES = (128, 1024)
+STEPS = 30
+KINDS = ("plain", "together", "together, metrics not reduced")
+
+
+def work(kind: str, model_name: str, batch_size: int) -> dict[str, float]:
+    """Seconds of a step, and of an all-reduce of the gradients, in this process."""
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+    import zoo
+
+    class Unreduced(zoo.distributed.MultiWorkerStrategy):
+        def reduce(self, reduce_op: Any, value: Any, axis: int | None = None) -> Any:
+            return tf.nest.map_structure(self._local, value)
+
+    strategy = tf.distribute.get_strategy()
+    if kind != "plain":
+        make = Unreduced if "not" in kind else zoo.distributed.strategy
+        strategy = make()
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (batch_size * STEPS, 28, 28, 1), "uint8")
+    labels = rng.integers(0, 10, len(images))
+    data = zoo.callbacks.ShuffledBatches(images, labels, batch_size)
+    times = []
+    note = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: times.append(time.perf_counter())
+    )
+    with strategy.scope():
+        model = zoo.create(model_name)
+        model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+        model.fit(data, epochs=4, steps_per_epoch=STEPS, verbose=0, callbacks=[note])
+    steps = [(b - a) / STEPS for a, b in itertools.pairwise(times)]
+    measured = {"step": min(steps)}
+    if kind == "together":
+        gradients = [tf.zeros(v.shape) for v in model.trainable_variables]
+
+        @tf.function
+        def reduce() -> Any:
+            def in_replica() -> Any:
+                context = tf.distribute.get_replica_context()
+                return context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+
+            return strategy.run(in_replica)
+
+        reduce()
+        start = time.perf_counter()
+        for _ in range(50):
+            reduce()
+        measured["all_reduce"] = (time.perf_counter() - start) / 50
+        measured["bytes"] = 4 * model.count_params()
+    return measured
+
+
+def run(kind: str, model: str, batch_size: int) -> dict[str, float]:
+    """Measures in processes of their own; returns what the first one says."""
+    count = 1 if kind == "plain" else 2
+    sockets = [socket.create_server(("localhost", 0)) for _ in range(count)]
+    workers = [f"localhost:{s.getsockname()[1]}" for s in sockets]
+    for s in sockets:
+        s.close()
+    cores = sorted(os.sched_getaffinity(0))
+    processes = []
+    for index in range(count):
+        task = {"type": "worker", "index": index}
+        config = {"cluster": {"worker": workers}, "task": task}
+        core = {cores[index % len(cores)]}
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, __file__, "--work", kind, model, str(batch_size)],
+                env=os.environ
+                | ({"TF_CONFIG": json.dumps(config)} if count > 1 else {})
+                | {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+            )
+        )
+        os.sched_setaffinity(processes[-1].pid, core)
+    outputs = [process.communicate()[0] for process in processes]
+    found: dict[str, float] = json.loads(outputs[0].splitlines()[-1])
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--model", default="lenet5")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--work", nargs=3, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.work:
+        kind, model, batch_size = arguments.work
+        print(json.dumps(work(kind, model, int(batch_size))))
+        return
+    found: dict[tuple[str, int], list[dict[str, float]]] = {}
+    for _ in range(arguments.rounds):
+        for batch_size in BATCHES:
+            for kind in KINDS:
+                measured = run(kind, arguments.model, batch_size)
+                found.setdefault((kind, batch_size), []).append(measured)
+    print(f"{arguments.model}, {arguments.rounds} rounds, one core for each process")
+    for batch_size in BATCHES:
+        plain = [m["step"] for m in found["plain", batch_size]]
+        for kind in KINDS:
+            steps = [m["step"] for m in found[kind, batch_size]]
+            ratios = [a / b for a, b in zip(plain, steps, strict=True)]
+            low, ratio, high = statistics.quantiles(ratios, n=4)
+            print(
+                f"batch {batch_size}, {kind}: {ratio:.2f} ({low:.2f} to {high:.2f}) x "
+                "the images per second of plain Keras in one process"
+            )
+        reduces = [m["all_reduce"] for m in found["together", batch_size]]
+        together = statistics.median(m["step"] for m in found["together", batch_size])
+        one = statistics.median(plain)
+        # What two processes need beyond their half of the work, every one of N needs.
+        overhead = max(together - one / 2, 0)
+        size = found["together", batch_size][0]["bytes"]
+        print(
+            f"batch {batch_size}: an all-reduce of {size / 1e3:.0f} kB takes "
+            f"{statistics.median(reduces) / one:.2f} of a step in one process, all "
+            f"that is beyond the share of the work {overhead / one:.2f}: "
+            + (
+                f"pays from {int(1 / (1 - overhead / one)) + 1} machines on"
+                if overhead < one
+                else "does not pay on any number of machines"
+            )
+        )
+
+
+if __name__ == "__main__":
+    main()
