@@ -11,6 +11,8 @@ from test_distributed import assert_runs_identical, train
 
 import zoo
 
+pytestmark = pytest.mark.endurance
+
 EPOCHS = 50
 RECIPE = f"""
 model = "deep_mlp"
@@ -42,7 +44,6 @@ def wait_for_checkpoint(driver, folder, after):
     raise AssertionError(driver.communicate()[1])
 
 
-@pytest.mark.endurance
 def test_killed_workers_are_restarted(tmp_path):
     (tmp_path / "recipe.toml").write_text(RECIPE)
     folder = tmp_path / "killed"
@@ -73,7 +74,7 @@ def test_killed_workers_are_restarted(tmp_path):
     assert_runs_identical(tmp_path / "whole", folder)
 
 
-@pytest.mark.filterwarnings("ignore:`use_push_based_shuffle`:DeprecationWarning")  # Ray
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context")
 def test_a_mistake_is_not_repeated(tmp_path):
     start = time.monotonic()
     with pytest.raises(ValueError, match=r"Unknown optimizer 'Adm'\. Did you mean"):
@@ -86,4 +87,4 @@ def test_a_mistake_is_not_repeated(tmp_path):
             ),
             output_dir=tmp_path,
         )
-    assert time.monotonic() - start < 60
+    assert time.monotonic() - start < 120
