@@ -65,7 +65,8 @@ def train_on_workers(
         A `Report`, with the trained model.
 
     Raises:
-        ValueError: an argument is wrong, or Keras' backend is not TensorFlow.
+        ValueError: an argument is wrong, the cluster has fewer CPUs than workers, or
+            Keras' backend is not TensorFlow.
         FileExistsError: there is a checkpoint and `resume` is false.
         ImportError: Ray is not installed.
         RuntimeError: the workers failed more often than `max_failures`.
@@ -104,9 +105,19 @@ def train_on_workers(
         if options.get(name) is not None:
             options[name] = pathlib.Path(options[name]).absolute()
     arguments = {"model": model, "dataset": dataset, "recipe": recipe, **options}
-    with _ray(workers) as ray, tempfile.TemporaryDirectory() as storage:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (
+        # Ray wants a folder, too, that every worker can write.
+        tempfile.TemporaryDirectory(dir=folder, prefix=".ray-") as storage,
+        _ray(workers) as ray,
+    ):
         from ray.train.tensorflow import TensorflowTrainer
 
+        if (cores := ray.cluster_resources().get("CPU", 0)) < workers:
+            raise ValueError(
+                "Every worker takes a CPU of the cluster, or waits for one. Received: "
+                f"workers={workers}, a cluster of {cores:g} CPUs."
+            )
         trainer = TensorflowTrainer(
             _work,
             train_loop_config={**arguments, "output_dir": folder, "resume": True},

@@ -187,6 +187,7 @@ def test_missing_packages_are_told_at_once(tmp_path, monkeypatch, package, extra
     assert not (tmp_path / "sweep").exists()
 
 
+@pytest.mark.endurance
 def test_results_have_a_row_for_each_run(swept):
     report, _ = swept
     rows = read_results(report.output_dir)
@@ -211,6 +212,7 @@ def test_results_have_a_row_for_each_run(swept):
         assert row["val_accuracy"] == ""
 
 
+@pytest.mark.endurance
 def test_runs_are_those_of_zoo_train(swept):
     report, _ = swept
     recipe = with_values(RECIPE, BEST)
@@ -219,6 +221,7 @@ def test_runs_are_those_of_zoo_train(swept):
     assert float(row["val_loss"]) == pytest.approx(history["val_loss"][-1], rel=1e-4)
 
 
+@pytest.mark.endurance
 def test_the_best_trial_is_a_recipe_and_a_picture(swept):
     report, _ = swept
     assert [trial["trial"] for trial in report.trials[:2]] == [2, 0]
@@ -230,6 +233,7 @@ def test_the_best_trial_is_a_recipe_and_a_picture(swept):
         assert len(picture.convert("RGB").getcolors(1 << 20)) > 10
 
 
+@pytest.mark.endurance
 def test_a_line_is_printed_for_each_run_and_nothing_else(swept):
     _, printed = swept
     lines = printed.splitlines()
@@ -238,6 +242,7 @@ def test_a_line_is_printed_for_each_run_and_nothing_else(swept):
     assert sum(best in line for line in lines) == 1
 
 
+@pytest.mark.endurance
 def test_a_folder_with_a_sweep_is_not_taken_for_another(swept):
     folder = swept[0].output_dir
     with pytest.raises(FileExistsError, match="resume=True"):
@@ -252,6 +257,7 @@ def test_a_folder_with_a_sweep_is_not_taken_for_another(swept):
             sweep(folder, resume=True, **options)
 
 
+@pytest.mark.endurance
 def test_only_what_failed_is_run_again(swept, tmp_path, monkeypatch):
     folder = shutil.copytree(swept[0].output_dir, tmp_path / "sweep")
     begun = []
@@ -337,6 +343,7 @@ def test_the_command_tells_what_is_wrong(words, message, capsys):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.endurance
 @pytest.mark.endurance
 def test_a_sweep_that_is_killed_and_interrupted_ends_like_one_that_is_not(
     swept, tmp_path
