@@ -344,7 +344,6 @@ def test_the_command_tells_what_is_wrong(words, message, capsys):
 
 
 @pytest.mark.endurance
-@pytest.mark.endurance
 def test_a_sweep_that_is_killed_and_interrupted_ends_like_one_that_is_not(
     swept, tmp_path
 ):
@@ -364,7 +363,13 @@ def test_a_sweep_that_is_killed_and_interrupted_ends_like_one_that_is_not(
             (tmp_path / f"{name}.err").open("w") as errors,
         ):
             return subprocess.Popen(
-                command, cwd=tmp_path, env=environment, stdout=output, stderr=errors
+                command,
+                cwd=tmp_path,
+                env=environment,
+                stdout=output,
+                stderr=errors,
+                # A shell that starts the tests in the background has them ignore it.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
 
     def wait(condition, seconds=120):
