@@ -18,7 +18,8 @@ test: $(INSTALLED)
 
 # Kills, hostile requests, several workers: minutes each.
 test-endurance:
-	$(MAKE) test MARK=endurance
+	$(MAKE) test MARK="endurance and not alone"
+	$(MAKE) test MARK=alone
 
 # The oldest Keras and TensorFlow that setup.cfg admits.
 test-oldest:

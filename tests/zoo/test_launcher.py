@@ -44,6 +44,7 @@ def wait_for_checkpoint(driver, folder, after):
     raise AssertionError(driver.communicate()[1])
 
 
+@pytest.mark.alone
 def test_killed_workers_are_restarted(tmp_path):
     (tmp_path / "recipe.toml").write_text(RECIPE)
     folder = tmp_path / "killed"
