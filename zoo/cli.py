@@ -107,6 +107,10 @@ Target = Annotated[
         callback=checked(look_up),
     ),
 ]
+RecipeFile = Annotated[
+    Path | None,
+    typer.Option(help="Default: that of the newest published weights.", **FILE),
+]
 WeightsFile = Annotated[
     Path | None, typer.Option("--weights", help="Weights file of the model.", **FILE)
 ]
@@ -220,10 +224,7 @@ def datasets_prepare(
 def train(
     model: Annotated[str, typer.Argument(callback=checked(look_up_model))],
     dataset: Dataset = None,
-    recipe: Annotated[
-        Path | None,
-        typer.Option(help="Default: that of the newest published weights.", **FILE),
-    ] = None,
+    recipe: RecipeFile = None,
     epochs: Number = None,
     batch_size: Number = None,
     seed: Annotated[int | None, typer.Option(min=0)] = None,
@@ -301,10 +302,7 @@ def sweep(
         ),
     ],
     dataset: Dataset = None,
-    recipe: Annotated[
-        Path | None,
-        typer.Option(help="Default: that of the newest published weights.", **FILE),
-    ] = None,
+    recipe: RecipeFile = None,
     trials: Annotated[
         int | None, typer.Option(min=1, show_default="all, if there are no ranges")
     ] = None,

@@ -24,10 +24,10 @@ import numpy as np
 
 from zoo.augment import distort
 from zoo.datasets import dataset_info, load_dataset
-from zoo.recipes import Recipe, default_recipe, load_recipe
+from zoo.recipes import Recipe
 from zoo.registry import create, list_weights
 from zoo.search_space import Range, Values, draw_trials, parse_values, with_values
-from zoo.training import compile_model, train, written_whole
+from zoo.training import compile_model, complete_recipe, train, written_whole
 
 METRICS: dict[str, Callable[..., Any]] = {"val_accuracy": max, "val_loss": min}
 
@@ -167,7 +167,7 @@ def sweep(
         raise ValueError(
             f"`seeds` must be one or more different integers. Received: {seeds!r}."
         )
-    base = _base_recipe(model, dataset, recipe, epochs)
+    base = complete_recipe(recipe, model, dataset, {"epochs": epochs})
     domains = {field: parse_values(field, values) for field, values in space.items()}
     folder = pathlib.Path(output_dir).absolute()
     points = draw_trials(domains, trials, sampling_seed)
@@ -251,25 +251,6 @@ def _check_installed() -> None:
             raise ImportError(
                 f'Sweeps need the package {package}: `pip install "gradzoo[{extra}]"`.'
             )
-
-
-def _base_recipe(
-    model: str,
-    dataset: str,
-    recipe: Recipe | str | os.PathLike[str] | None,
-    epochs: int | None,
-) -> Recipe:
-    if recipe is None:
-        recipe = default_recipe(model, dataset)
-    elif not isinstance(recipe, Recipe):
-        recipe = load_recipe(recipe)
-    if model != recipe.model:
-        raise ValueError(
-            f"The recipe is for the model {recipe.model!r}. Received: model={model!r}."
-        )
-    return dataclasses.replace(
-        recipe, dataset=dataset, epochs=recipe.epochs if epochs is None else epochs
-    )
 
 
 def _trial_path(number: int, values: Values) -> str:

@@ -147,7 +147,7 @@ def train(
     scope = _strategy_scope(model)
     given = {"seed": seed, "epochs": epochs, "batch_size": batch_size}
     is_default = recipe is None
-    recipe = _complete(recipe, model, dataset, given)
+    recipe = complete_recipe(recipe, model, dataset, given)
     (images, labels), validation_data, classes = _load(
         dataset, split, validation_data, data_dir
     )
@@ -428,7 +428,7 @@ def _check_tensorboard(output_dir: pathlib.Path | None) -> None:
         )
 
 
-def _complete(
+def complete_recipe(
     recipe: Recipe | str | os.PathLike[str] | None,
     model: str | keras.Model,
     dataset: str | Arrays,
