@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import copy
+import functools
 import hashlib
 import io
 import json
@@ -180,8 +181,8 @@ class ExactResume(keras.callbacks.Callback):
             return
         if self._resumed and self._batch:
             model = self.model  # The property brings JAX's state back to the model.
-            _assign(_variables(model), self._resumed["variables"])
-            _assign(model.metrics_variables, self._resumed["metrics"])
+            _set_values(model, _variables(model), self._resumed["variables"])
+            _set_values(model, model.metrics_variables, self._resumed["metrics"])
             # Other callbacks have seen the epoch, and this batch, begin again.
             self._restore_callbacks(self._resumed)
         if self._resumed or not batch:
@@ -288,7 +289,7 @@ class ExactResume(keras.callbacks.Callback):
             )
         self._epoch, self._batch = state["epoch"], state["batch"]
         self._generators = state["torch_generators"]
-        _assign(_variables(model), state["variables"])
+        _set_values(model, _variables(model), state["variables"])
         self._restore_callbacks(state)
         self._epochs, self._history = state["epochs"], state["history"]
         # As Keras' own BackupAndRestore has `fit` begin with another epoch.
@@ -298,7 +299,7 @@ class ExactResume(keras.callbacks.Callback):
 
     def _build_metrics(self, batch: Any) -> None:
         """On TensorFlow, metrics are made as the train step is traced."""
-        saved = self._resumed["metrics"] if self._resumed else []
+        saved = self._resumed["metrics"]["values"] if self._resumed else []
         if len(self._model.metrics_variables) != len(saved):
             self._model._symbolic_build(data_batch=batch)
 
@@ -338,8 +339,8 @@ class ExactResume(keras.callbacks.Callback):
                 "epochs": self._epochs,
                 "history": self._history,
                 # Several workers have to read together what they hold together.
-                "variables": _to_numpy(_variables(model)),
-                "metrics": _to_numpy(model.metrics_variables),
+                "variables": _get_values(model, _variables(model)),
+                "metrics": _get_values(model, model.metrics_variables),
                 "torch_generators": self._generators,
                 "callbacks": {
                     name: _get_state(callback, self._initial[name])
@@ -516,9 +517,8 @@ def is_chief(model: Any) -> bool:
 def has_peers(model: Any) -> bool:
     """Whether other processes train the model, too."""
     if keras.backend.backend() == "tensorflow":
-        strategy = model.distribute_strategy
-        replicas = strategy.num_replicas_in_sync
-        return bool(replicas > 1 and replicas > len(strategy.extended.worker_devices))
+        replicas, strategy = _replicas(model), model.distribute_strategy
+        return replicas > 1 and replicas > len(strategy.extended.worker_devices)
     return process_place()[1] > 1
 
 
@@ -526,17 +526,93 @@ def gather(model: Any, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Waits for all processes that train the model, and stacks what each of them gives.
 
     Returns:
-        `[processes, ...]`.
+        `[processes, ...]`, on TensorFlow `[replicas, ...]`.
     """
-    gathered: Any = array[None]
-    if has_peers(model) and keras.backend.backend() == "jax":
+    if keras.backend.backend() == "jax" and has_peers(model):
         from jax.experimental import multihost_utils
 
-        gathered = multihost_utils.process_allgather(array)
-    elif has_peers(model):
-        strategy = model.distribute_strategy
-        gathered = strategy.gather(strategy.run(lambda: array[None]), axis=0)
-    return np.asarray(gathered)
+        return np.asarray(multihost_utils.process_allgather(array))
+    if _replicas(model) > 1:
+        return _gather_replicas(model, [array] * len(_replica_ids(model)))
+    return array[None]
+
+
+def _replicas(model: Any) -> int:
+    """On TensorFlow, how many copies of the model its strategy trains."""
+    if keras.backend.backend() != "tensorflow":
+        return 1
+    replicas: int = model.distribute_strategy.num_replicas_in_sync
+    return replicas
+
+
+def _replica_ids(model: Any) -> list[int]:
+    """Which of the replicas are in this process."""
+    ids: list[int] = []
+    model.distribute_strategy.experimental_distribute_values_from_function(
+        lambda context: ids.append(context.replica_id_in_sync_group)
+    )
+    return ids
+
+
+def _gather_replicas(
+    model: Any, arrays: list[np.ndarray[Any, Any]]
+) -> np.ndarray[Any, Any]:
+    """Stacks an array of each replica, of which this process gives its own."""
+    if not has_peers(model):
+        return np.stack(arrays)
+    strategy, rest = model.distribute_strategy, iter(arrays)
+    rows = strategy.experimental_distribute_values_from_function(
+        lambda context: keras.ops.convert_to_tensor(next(rest))[None]
+    )
+    return np.asarray(_traced_gather(strategy)(rows))
+
+
+@functools.cache
+def _traced_gather(strategy: Any) -> Any:
+    """`strategy.gather`, which would be traced at every call."""
+    import tensorflow as tf
+
+    return tf.function(lambda rows: strategy.gather(rows, axis=0))
+
+
+def _parts(model: Any, variable: Any) -> Sequence[Any]:
+    """What the replicas in this process hold of a variable."""
+    parts: Sequence[Any] = model.distribute_strategy.experimental_local_results(
+        variable.value
+    )
+    return parts
+
+
+def _get_values(model: Any, variables: list[Any]) -> dict[str, Any]:
+    """The values of variables, and where replicas hold different ones, all of these.
+
+    They do of metrics, which are summed when read, and of statistics of their batches.
+    """
+    of_replicas: dict[int, np.ndarray[Any, Any]] = {}
+    if _replicas(model) > 1:
+        parts = [[part.numpy() for part in _parts(model, v)] for v in variables]
+        digests = [
+            np.array([int(_digest(array)[:15], 16) for array in arrays])
+            for arrays in zip(*parts, strict=True)
+        ]
+        differs = np.ptp(_gather_replicas(model, digests), axis=0) > 0
+        of_replicas = {
+            i: _gather_replicas(model, parts[i])
+            for i, variable in enumerate(variables)
+            if differs[i] or variable.synchronization == "on_read"
+        }
+    values = [keras.ops.convert_to_numpy(variable) for variable in variables]
+    return {"values": values, "of_replicas": of_replicas}
+
+
+def _set_values(model: Any, variables: list[Any], saved: dict[str, Any]) -> None:
+    for variable, value in zip(variables, saved["values"], strict=True):
+        variable.assign(value)
+    for i, values in saved["of_replicas"].items():
+        if len(values) == _replicas(model):  # Or they are others than before.
+            own = values[_replica_ids(model)]
+            for part, value in zip(_parts(model, variables[i]), own, strict=True):
+                part.assign(value)
 
 
 def _get_torch_generators() -> list[np.ndarray[Any, Any]]:
@@ -590,15 +666,6 @@ def _skip_batches(callback: Any, first: int) -> None:
 
     for method in (callback.on_train_batch_begin, callback.on_train_batch_end):
         vars(callback)[method.__name__] = since_first(method)
-
-
-def _to_numpy(variables: list[Any]) -> list[np.ndarray[Any, Any]]:
-    return [keras.ops.convert_to_numpy(variable) for variable in variables]
-
-
-def _assign(variables: list[Any], arrays: list[Any]) -> None:
-    for variable, array in zip(variables, arrays, strict=True):
-        variable.assign(array)
 
 
 def _get_state(callback: Any, initial: dict[str, str]) -> dict[str, Any]:
@@ -656,8 +723,11 @@ def _is_plain(value: Any) -> bool:
 def _fingerprint(value: Any) -> str:
     arrays: list[np.ndarray[Any, Any]] = []
     packed = _pack(value, arrays)
-    digests = [hashlib.sha256(array.tobytes()).hexdigest() for array in arrays]
-    return json.dumps([packed, digests])
+    return json.dumps([packed, [_digest(array) for array in arrays]])
+
+
+def _digest(array: np.ndarray[Any, Any]) -> str:
+    return hashlib.sha256(array.tobytes()).hexdigest()
 
 
 def _pack(value: Any, arrays: list[np.ndarray[Any, Any]]) -> Any:

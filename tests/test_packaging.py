@@ -3,7 +3,6 @@
 import pathlib
 import subprocess
 import sys
-import textwrap
 import zipfile
 
 import pytest
@@ -35,11 +34,16 @@ print("installed in", zoo.__file__)
 """
 
 
+def run(*command, cwd=None):
+    result = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "build", "--wheel", "--outdir", folder, ROOT]
-    subprocess.run(command, check=True, capture_output=True)
+    run(sys.executable, "-m", "build", "--wheel", "--outdir", folder, ROOT)
     return next(folder.glob("*.whl"))
 
 
@@ -56,39 +60,24 @@ def test_wheel_holds_code_weights_and_types_and_nothing_else(wheel):
             assert f"zoo/published/{card.id}.{suffix}" in names
 
 
+@pytest.mark.endurance
 def test_quick_start_from_the_installed_wheel(wheel, tmp_path):
-    python = tmp_path / "env" / "bin" / "python"
-    subprocess.run([sys.executable, "-m", "venv", tmp_path / "env"], check=True)
-    install = [python, "-m", "pip", "install", "--quiet", "--no-compile"]
-    install += [f"{wheel}[sample]"]
+    run(sys.executable, "-m", "venv", tmp_path / "env")
+    binaries = tmp_path / "env" / "bin"
     # The versions under test, where pip would choose others.
-    freeze = subprocess.run(
-        [sys.executable, "-m", "pip", "freeze", "--exclude-editable"],
-        check=True,
-        capture_output=True,
-        text=True,
+    constraints = tmp_path / "constraints.txt"
+    constraints.write_text(
+        run(sys.executable, "-m", "pip", "freeze", "--exclude-editable")
     )
-    (tmp_path / "constraints.txt").write_text(freeze.stdout)
-    subprocess.run(
-        [*install, "--constraint", tmp_path / "constraints.txt"],
-        check=True,
-        capture_output=True,
+    run(
+        *(binaries / "pip", "install", "--quiet", "--no-compile"),
+        *(f"{wheel}[sample]", "--constraint", constraints),
     )
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    result = subprocess.run(
-        [python, "-c", textwrap.dedent(QUICK_START)],
-        cwd=elsewhere,
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr
-    assert str(tmp_path / "env") in result.stdout
-    shell = subprocess.run(
-        [python.with_name("zoo"), "list"], cwd=elsewhere, capture_output=True, text=True
-    )
-    assert shell.returncode == 0, shell.stderr
-    assert "lenet5" in shell.stdout
+    output = run(binaries / "python", "-c", QUICK_START, cwd=elsewhere)
+    assert str(tmp_path / "env") in output
+    assert "lenet5" in run(binaries / "zoo", "list", cwd=elsewhere)
 
 
 def test_versions_agree():

@@ -2,33 +2,20 @@
 
 import contextlib
 import dataclasses
-import importlib.util
-import logging
 import os
 import pathlib
 import sys
 import tempfile
-from collections.abc import Iterator
 from typing import Any
 
 import keras
 
 from zoo import terminal
 from zoo.datasets import DatasetUnavailableError, dataset_info
+from zoo.ray_cluster import prepare_ray, ray_cluster
 from zoo.recipes import Recipe, load_recipe
 from zoo.registry import create
 from zoo.training import Report, find_checkpoint_dir, train
-
-# Read by Ray when it is imported or starts. What is switched off here reports to Ray's
-# makers, or serves a dashboard.
-SETTINGS = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_TRAIN_V2_ENABLED": "1",
-    "RAY_TRAIN_ENABLE_STATE_ACTOR_RECONCILIATION": "0",
-    "RAY_TRAIN_METRICS_ENABLED": "0",
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
-}
 
 
 def train_on_workers(
@@ -93,10 +80,7 @@ def train_on_workers(
             "`KERAS_BACKEND=tensorflow`. Received: backend "
             f"{keras.backend.backend()!r}."
         )
-    if importlib.util.find_spec("ray") is None:
-        raise ImportError(
-            "Several workers need Ray: `pip install gradzoo[distributed]`."
-        )
+    prepare_ray()
     folder = pathlib.Path(output_dir).absolute()
     find_checkpoint_dir(folder, options.get("checkpoint_dir"), resume)
     if recipe is not None and not isinstance(recipe, Recipe):
@@ -109,8 +93,12 @@ def train_on_workers(
     with (
         # Ray wants a folder, too, that every worker can write.
         tempfile.TemporaryDirectory(dir=folder, prefix=".ray-") as storage,
-        _ray(workers) as ray,
+        ray_cluster(workers, show_output=True),
+        # Where the native libraries of every process write.
+        open(os.devnull, "w") as nowhere,
+        contextlib.redirect_stderr(nowhere),
     ):
+        import ray.train
         from ray.train.tensorflow import TensorflowTrainer
 
         if (cores := ray.cluster_resources().get("CPU", 0)) < workers:
@@ -161,34 +149,3 @@ def _work(arguments: dict[str, Any]) -> Report | Exception:
     except (ValueError, TypeError, ImportError, DatasetUnavailableError) as error:
         return error
     return dataclasses.replace(report, model=None, gradient_norms=None)
-
-
-@contextlib.contextmanager
-def _ray(workers: int) -> Iterator[Any]:
-    """Ray, on the cluster that the environment names or on this machine."""
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
-    import ray
-    import ray.train
-
-    if ray.is_initialized():
-        yield ray
-        return
-    where = {}
-    if "RAY_ADDRESS" not in os.environ:
-        where = {
-            "address": "local",
-            "num_cpus": max(workers, os.cpu_count() or 1),
-            "include_dashboard": False,
-        }
-    ray.init(
-        **where,
-        logging_level=logging.ERROR,
-        logging_config=ray.LoggingConfig(log_level="ERROR"),
-    )
-    # Where the native libraries of every process write.
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
-        try:
-            yield ray
-        finally:
-            ray.shutdown()

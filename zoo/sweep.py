@@ -6,7 +6,6 @@ import dataclasses
 import importlib.util
 import itertools
 import json
-import logging
 import math
 import os
 import pathlib
@@ -15,8 +14,7 @@ import shutil
 import statistics
 import sys
 import traceback
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -24,26 +22,13 @@ import numpy as np
 
 from zoo.augment import distort
 from zoo.datasets import dataset_info, load_dataset
+from zoo.ray_cluster import prepare_ray, ray_cluster
 from zoo.recipes import Recipe
 from zoo.registry import create, list_weights
 from zoo.search_space import Range, Values, draw_trials, parse_values, with_values
 from zoo.training import compile_model, complete_recipe, train, written_whole
 
 METRICS: dict[str, Callable[..., Any]] = {"val_accuracy": max, "val_loss": min}
-
-# Ray reads them when it starts.
-RAY_SETTINGS = {
-    "RAY_USAGE_STATS_ENABLED": "0",  # reports to its makers
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else a warning
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # logs beside those of `train`
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # waits for the runs upon Ctrl-C
-}
-
-# Runs may share a GPU with each other, and with the process that starts them.
-GPU_SETTINGS = {
-    "TF_FORCE_GPU_ALLOW_GROWTH": "true",
-    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-}
 
 
 @dataclasses.dataclass
@@ -155,9 +140,11 @@ def sweep(
     zoo.train("lenet5", "mnist", report.best)
     ```
     """
-    _check_installed()
-    for name, setting in (RAY_SETTINGS | GPU_SETTINGS).items():
-        os.environ.setdefault(name, setting)
+    prepare_ray()
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ImportError(
+            'Sweeps are plotted by matplotlib: `pip install "gradzoo[plot]"`.'
+        )
     for name, value in (("trials", trials), ("concurrent", concurrent)):
         if value is not None and value < 1:
             raise ValueError(f"`{name}` must be positive. Received: {name}={value}.")
@@ -243,14 +230,6 @@ def to_toml(recipe: Recipe, comment: str) -> str:
             *(f"{k} = {json.dumps(v, ensure_ascii=False)}" for k, v in table.items()),
         ]
     return "\n".join(lines) + "\n"
-
-
-def _check_installed() -> None:
-    for package, extra in (("ray", "distributed"), ("matplotlib", "plot")):
-        if importlib.util.find_spec(package) is None:
-            raise ImportError(
-                f'Sweeps need the package {package}: `pip install "gradzoo[{extra}]"`.'
-            )
 
 
 def _trial_path(number: int, values: Values) -> str:
@@ -373,6 +352,7 @@ def _run_all(
     end: Callable[[Run], None],
 ) -> None:
     """Has Ray Tune start the runs; calls `end` with each that has ended."""
+    import ray
     from ray import tune
 
     class Ended(tune.Callback):
@@ -394,7 +374,7 @@ def _run_all(
 
     state = folder / ".tune"  # that Tune keeps, and nobody reads
     shutil.rmtree(state, ignore_errors=True)
-    with _ray() as ray:
+    with ray_cluster():
         available = ray.cluster_resources()
         cores, devices = int(available["CPU"]), int(available.get("GPU", 0))
         at_once = concurrent or devices or cores
@@ -425,32 +405,6 @@ def _run_all(
                 tuner.fit()
         finally:
             shutil.rmtree(state, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _ray() -> Iterator[Any]:
-    """Ray, as it runs already, on the cluster at `RAY_ADDRESS`, or started here."""
-    logging.getLogger("ray").setLevel(logging.CRITICAL)
-    import ray
-
-    if ray.is_initialized():
-        yield ray
-        return
-    with warnings.catch_warnings():
-        # JAX warns of forks, which here only start other programs.
-        warnings.filterwarnings("ignore", r"os\.fork\(\)", RuntimeWarning)
-        backend = {"KERAS_BACKEND": keras.backend.backend()}
-        ray.init(
-            address=os.environ.get("RAY_ADDRESS", "local"),
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.CRITICAL,
-            runtime_env={"env_vars": GPU_SETTINGS | backend},
-        )
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
 
 
 def _write_csv(folder: pathlib.Path, runs: Sequence[Run]) -> None:

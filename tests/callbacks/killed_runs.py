@@ -27,7 +27,9 @@ def add_noise(x, rng):
     return x + rng.normal(scale=0.01, size=x.shape).astype("float32")
 
 
-def fit(folder, *, run_eagerly=False, epochs=5, extra=(), save_freq=3, **settings):
+def fit(
+    folder, *, run_eagerly=False, epochs=5, extra=(), save_freq=3, ema=7, **settings
+):
     """Trains with all that has a state; returns model, history, gradients."""
     keras.utils.set_random_seed(0)
     model = keras.Sequential(
@@ -42,7 +44,7 @@ def fit(folder, *, run_eagerly=False, epochs=5, extra=(), save_freq=3, **setting
     )
     rate = keras.optimizers.schedules.CosineDecay(1e-2, 40)
     model.compile(
-        keras.optimizers.Adam(rate, use_ema=True, ema_overwrite_frequency=7),
+        keras.optimizers.Adam(rate, use_ema=True, ema_overwrite_frequency=ema),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
         run_eagerly=run_eagerly,

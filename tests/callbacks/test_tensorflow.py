@@ -4,7 +4,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from killed_runs import fit as fit_run
+from killed_runs import results
 from references import norms
+from test_exact_resume import fit_with_stops
 
 from zoo.callbacks import GradientNorms
 
@@ -49,16 +52,32 @@ def fit(model, points, gradients, **kwargs):
     return np.stack(list(gradients.variables.values()), axis=1)
 
 
-def test_a_strategy_records_the_aggregated_gradient(points):
+@pytest.fixture(scope="module")
+def strategy():
+    """Of which a process can have one: a second takes the first's collective keys."""
     devices = [device.name for device in tf.config.list_logical_devices("CPU")]
     assert len(devices) == 2, "conftest.py makes two logical devices"
+    return tf.distribute.MirroredStrategy(devices)
+
+
+def test_a_strategy_records_the_aggregated_gradient(points, strategy):
     expected = norms(build(), keras.optimizers.SGD(0.01), mse, batches(points))
-    strategy = tf.distribute.MirroredStrategy(devices)
     with strategy.scope():
         model = build()
         model.compile(keras.optimizers.SGD(0.01), "mse")
     recorded = fit(model, points, GradientNorms())
     np.testing.assert_allclose(recorded, expected, rtol=1e-5)
+
+
+def test_replicas_resume_with_what_each_of_them_held(tmp_path, strategy):
+    """Metrics and batch normalization's statistics differ between them."""
+    # Keras' optimizers cannot overwrite weights by their average in a replica.
+    settings = {"epochs": 2, "ema": None}
+    with strategy.scope():
+        whole = tmp_path / "whole"
+        expected = results(whole, *fit_run(whole, **settings))
+        received = fit_with_stops(tmp_path / "stopped", (5, 2, 4), **settings)
+    assert received == expected
 
 
 @pytest.mark.parametrize("steps_per_execution", [1, 3])
