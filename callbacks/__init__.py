@@ -9,7 +9,8 @@ print(gradients.diagnose())
 ```
 """
 
-from .exact_resume import ExactResume, ShuffledBatches
+from .exact_resume import ExactResume
 from .gradient_norms import GradientNorms
+from .shuffled_batches import ShuffledBatches
 
 __all__ = ["ExactResume", "GradientNorms", "ShuffledBatches"]

@@ -3,7 +3,6 @@
 import collections
 import contextlib
 import copy
-import functools
 import hashlib
 import io
 import json
@@ -20,6 +19,8 @@ import keras
 import numpy as np
 
 from .capture import PassOver, StandIn, find_optimizers
+from .replicas import gather, get_values, has_peers, is_chief, set_values
+from .shuffled_batches import ShuffledBatches
 
 SUFFIX = ".checkpoint.npz"
 KEPT = 2
@@ -89,7 +90,7 @@ class ExactResume(keras.callbacks.Callback):
         *,
         save_freq: int | str = "epoch",
         callbacks: Sequence[keras.callbacks.Callback] = (),
-        data: "ShuffledBatches | None" = None,
+        data: ShuffledBatches | None = None,
         description: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -181,8 +182,8 @@ class ExactResume(keras.callbacks.Callback):
             return
         if self._resumed and self._batch:
             model = self.model  # The property brings JAX's state back to the model.
-            _set_values(model, _variables(model), self._resumed["variables"])
-            _set_values(model, model.metrics_variables, self._resumed["metrics"])
+            set_values(model, _variables(model), self._resumed["variables"])
+            set_values(model, model.metrics_variables, self._resumed["metrics"])
             # Other callbacks have seen the epoch, and this batch, begin again.
             self._restore_callbacks(self._resumed)
         if self._resumed or not batch:
@@ -289,7 +290,7 @@ class ExactResume(keras.callbacks.Callback):
             )
         self._epoch, self._batch = state["epoch"], state["batch"]
         self._generators = state["torch_generators"]
-        _set_values(model, _variables(model), state["variables"])
+        set_values(model, _variables(model), state["variables"])
         self._restore_callbacks(state)
         self._epochs, self._history = state["epochs"], state["history"]
         # As Keras' own BackupAndRestore has `fit` begin with another epoch.
@@ -339,8 +340,8 @@ class ExactResume(keras.callbacks.Callback):
                 "epochs": self._epochs,
                 "history": self._history,
                 # Several workers have to read together what they hold together.
-                "variables": _get_values(model, _variables(model)),
-                "metrics": _get_values(model, model.metrics_variables),
+                "variables": get_values(model, _variables(model)),
+                "metrics": get_values(model, model.metrics_variables),
                 "torch_generators": self._generators,
                 "callbacks": {
                     name: _get_state(callback, self._initial[name])
@@ -407,212 +408,6 @@ class ExactResume(keras.callbacks.Callback):
                 f"begin anew. Received: {', '.join(path.name for path in files)}"
             )
         return None
-
-
-class ShuffledBatches(keras.utils.PyDataset):
-    """The endless sequence of training batches, each a function of its place alone.
-
-    Every epoch has an order of its own, of the seed and the epoch. What does not fill a
-    batch is left out; the next epoch leaves out something else.
-
-    Args:
-        x: Array of inputs, `[n, ...]`.
-        y: Array of targets, `[n, ...]`.
-        batch_size: Integer.
-        seed: Integer from 0.
-        augment: Function from a batch of inputs and a `numpy.random.Generator`, which
-            is one of the seed, the epoch and the batch, to inputs.
-        shard: Two integers, which part of each batch to give, from 0, and how many
-            there are: for the processes of `keras.distribution.DataParallel`, each of
-            which gives `fit` its own part.
-
-    Raises:
-        ValueError: `x` and `y` differ in length or are empty, `batch_size` is not
-            positive, or `shard` does not divide it.
-
-    Attributes:
-        steps_per_epoch: The argument of that name, which `fit` needs for it.
-    """
-
-    num_batches = None
-
-    def __init__(
-        self,
-        x: np.ndarray[Any, Any],
-        y: np.ndarray[Any, Any],
-        batch_size: int = 32,
-        *,
-        seed: int = 0,
-        augment: Callable[[Any, np.random.Generator], Any] | None = None,
-        shard: tuple[int, int] = (0, 1),
-    ) -> None:
-        super().__init__()
-        if not 0 < len(x) == len(y) or batch_size < 1:
-            raise ValueError(
-                "`x` and `y` must have one length, and `batch_size` must be positive. "
-                f"Received: lengths {len(x)} and {len(y)}, batch_size={batch_size}"
-            )
-        self.x, self.y = x, y
-        self.batch_size = min(batch_size, len(x))
-        if not 0 <= shard[0] < shard[1] or self.batch_size % shard[1]:
-            raise ValueError(
-                "`shard` must be an index and the number of parts, which divides "
-                f"`batch_size`. Received: shard={shard}, batch_size={self.batch_size}"
-            )
-        self.seed, self.augment, self.shard = seed, augment, shard
-        self.steps_per_epoch = len(x) // self.batch_size
-        self._order = 0, self._permutation(0)
-        self.start_at(0)
-
-    def start_at(self, step: int, passed_over: int = 0) -> None:
-        """Begins with a step; the batches that are passed over need not be made."""
-        self._start, self._passed_over = step, passed_over
-        self._stand_in: tuple[Any, Any] | None = None
-
-    def describe(self) -> list[int]:
-        """What must not change between a checkpoint and the run that goes on."""
-        return [len(self.x), self.batch_size, self.seed]
-
-    def _permutation(self, epoch: int) -> np.ndarray[Any, Any]:
-        return np.random.default_rng((self.seed, epoch)).permutation(len(self.x))
-
-    def __getitem__(self, index: int) -> tuple[Any, Any]:
-        if index >= self._passed_over:
-            return self._make(self._start + index)
-        if self._stand_in is None:
-            self._stand_in = self._make(self._start + self._passed_over)
-        return self._stand_in
-
-    def _make(self, step: int) -> tuple[Any, Any]:
-        epoch, batch = divmod(step, self.steps_per_epoch)
-        order = self._order  # Another thread may make another meanwhile.
-        if order[0] != epoch:
-            order = self._order = epoch, self._permutation(epoch)
-        chosen = order[1][batch * self.batch_size : (batch + 1) * self.batch_size]
-        x, y = self.x[chosen], self.y[chosen]
-        if self.augment:
-            x = self.augment(x, np.random.default_rng((self.seed, epoch, batch)))
-        index, parts = self.shard
-        size = self.batch_size // parts
-        part = slice(index * size, (index + 1) * size)
-        return x[part], y[part]
-
-
-def process_place() -> tuple[int, int]:
-    """On JAX, the index of this process among those that train together."""
-    if keras.backend.backend() == "jax":
-        import jax
-
-        return jax.process_index(), jax.process_count()
-    return 0, 1
-
-
-def is_chief(model: Any) -> bool:
-    """Whether this process saves, of the workers that train a model together."""
-    if keras.backend.backend() == "tensorflow":
-        return bool(model.distribute_strategy.extended.should_checkpoint)
-    return process_place()[0] == 0
-
-
-def has_peers(model: Any) -> bool:
-    """Whether other processes train the model, too."""
-    if keras.backend.backend() == "tensorflow":
-        replicas, strategy = _replicas(model), model.distribute_strategy
-        return replicas > 1 and replicas > len(strategy.extended.worker_devices)
-    return process_place()[1] > 1
-
-
-def gather(model: Any, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Waits for all processes that train the model, and stacks what each of them gives.
-
-    Returns:
-        `[processes, ...]`, on TensorFlow `[replicas, ...]`.
-    """
-    if keras.backend.backend() == "jax" and has_peers(model):
-        from jax.experimental import multihost_utils
-
-        return np.asarray(multihost_utils.process_allgather(array))
-    if _replicas(model) > 1:
-        return _gather_replicas(model, [array] * len(_replica_ids(model)))
-    return array[None]
-
-
-def _replicas(model: Any) -> int:
-    """On TensorFlow, how many copies of the model its strategy trains."""
-    if keras.backend.backend() != "tensorflow":
-        return 1
-    replicas: int = model.distribute_strategy.num_replicas_in_sync
-    return replicas
-
-
-def _replica_ids(model: Any) -> list[int]:
-    """Which of the replicas are in this process."""
-    ids: list[int] = []
-    model.distribute_strategy.experimental_distribute_values_from_function(
-        lambda context: ids.append(context.replica_id_in_sync_group)
-    )
-    return ids
-
-
-def _gather_replicas(
-    model: Any, arrays: list[np.ndarray[Any, Any]]
-) -> np.ndarray[Any, Any]:
-    """Stacks an array of each replica, of which this process gives its own."""
-    if not has_peers(model):
-        return np.stack(arrays)
-    strategy, rest = model.distribute_strategy, iter(arrays)
-    rows = strategy.experimental_distribute_values_from_function(
-        lambda context: keras.ops.convert_to_tensor(next(rest))[None]
-    )
-    return np.asarray(_traced_gather(strategy)(rows))
-
-
-@functools.cache
-def _traced_gather(strategy: Any) -> Any:
-    """`strategy.gather`, which would be traced at every call."""
-    import tensorflow as tf
-
-    return tf.function(lambda rows: strategy.gather(rows, axis=0))
-
-
-def _parts(model: Any, variable: Any) -> Sequence[Any]:
-    """What the replicas in this process hold of a variable."""
-    parts: Sequence[Any] = model.distribute_strategy.experimental_local_results(
-        variable.value
-    )
-    return parts
-
-
-def _get_values(model: Any, variables: list[Any]) -> dict[str, Any]:
-    """The values of variables, and where replicas hold different ones, all of these.
-
-    They do of metrics, which are summed when read, and of statistics of their batches.
-    """
-    of_replicas: dict[int, np.ndarray[Any, Any]] = {}
-    if _replicas(model) > 1:
-        parts = [[part.numpy() for part in _parts(model, v)] for v in variables]
-        digests = [
-            np.array([int(_digest(array)[:15], 16) for array in arrays])
-            for arrays in zip(*parts, strict=True)
-        ]
-        differs = np.ptp(_gather_replicas(model, digests), axis=0) > 0
-        of_replicas = {
-            i: _gather_replicas(model, parts[i])
-            for i, variable in enumerate(variables)
-            if differs[i] or variable.synchronization == "on_read"
-        }
-    values = [keras.ops.convert_to_numpy(variable) for variable in variables]
-    return {"values": values, "of_replicas": of_replicas}
-
-
-def _set_values(model: Any, variables: list[Any], saved: dict[str, Any]) -> None:
-    for variable, value in zip(variables, saved["values"], strict=True):
-        variable.assign(value)
-    for i, values in saved["of_replicas"].items():
-        if len(values) == _replicas(model):  # Or they are others than before.
-            own = values[_replica_ids(model)]
-            for part, value in zip(_parts(model, variables[i]), own, strict=True):
-                part.assign(value)
 
 
 def _get_torch_generators() -> list[np.ndarray[Any, Any]]:
@@ -723,11 +518,8 @@ def _is_plain(value: Any) -> bool:
 def _fingerprint(value: Any) -> str:
     arrays: list[np.ndarray[Any, Any]] = []
     packed = _pack(value, arrays)
-    return json.dumps([packed, [_digest(array) for array in arrays]])
-
-
-def _digest(array: np.ndarray[Any, Any]) -> str:
-    return hashlib.sha256(array.tobytes()).hexdigest()
+    digests = [hashlib.sha256(array.tobytes()).hexdigest() for array in arrays]
+    return json.dumps([packed, digests])
 
 
 def _pack(value: Any, arrays: list[np.ndarray[Any, Any]]) -> Any:

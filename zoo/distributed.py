@@ -39,7 +39,7 @@ class Cluster:
     index: int
 
 
-def strategy(timeout: float = 30.0) -> tf.distribute.Strategy:
+def strategy(timeout: float = 20.0) -> tf.distribute.Strategy:
     """The strategy that the environment asks for.
 
     `TF_CONFIG` is JSON that names every worker, the same for all, and which of them

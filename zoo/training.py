@@ -20,7 +20,7 @@ import numpy as np
 
 from zoo.augment import distort
 from zoo.callbacks import ExactResume, GradientNorms, ShuffledBatches
-from zoo.callbacks.exact_resume import gather, is_chief, process_place
+from zoo.callbacks.replicas import gather, is_chief, process_place
 from zoo.datasets import dataset_info, load_dataset
 from zoo.inspection import ends_in_softmax
 from zoo.recipes import Recipe, default_recipe, load_recipe
