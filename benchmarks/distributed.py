@@ -34,14 +34,9 @@ def work(kind: str, model_name: str, batch_size: int) -> dict[str, float]:
 
     import zoo
 
-    class Unreduced(zoo.distributed.MultiWorkerStrategy):
-        def reduce(self, reduce_op: Any, value: Any, axis: int | None = None) -> Any:
-            return tf.nest.map_structure(self._local, value)
-
     strategy = tf.distribute.get_strategy()
     if kind != "plain":
-        make = Unreduced if "not" in kind else zoo.distributed.strategy
-        strategy = make()
+        strategy = zoo.distributed.strategy(reduce_batch_logs="not" not in kind)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (batch_size * STEPS, 28, 28, 1), "uint8")
     labels = rng.integers(0, 10, len(images))

@@ -18,14 +18,20 @@ class MultiWorkerStrategy(tf.distribute.MultiWorkerMirroredStrategy):
     """`tf.distribute.MultiWorkerMirroredStrategy`, as Keras 3 can use it.
 
     Keras asks a strategy to reduce tuples of tensors, when it looks at a batch for its
-    shapes, and scalars along an axis. TensorFlow's takes neither (keras#20585).
+    shapes, and scalars along an axis: the logs of a step. TensorFlow's takes neither
+    (keras#20585).
     """
+
+    reduce_batch_logs = True
 
     def reduce(self, reduce_op: Any, value: Any, axis: int | None = None) -> Any:
         if isinstance(value, tuple | list | dict):
             return tf.nest.map_structure(self._local, value)
-        is_scalar = self._local(value).shape.rank == 0
-        return super().reduce(reduce_op, value, axis=None if is_scalar else axis)
+        if axis is not None and self._local(value).shape.rank == 0:
+            if not self.reduce_batch_logs:
+                return self._local(value)
+            axis = None
+        return super().reduce(reduce_op, value, axis=axis)
 
     def _local(self, value: Any) -> tf.Tensor:
         return tf.convert_to_tensor(self.experimental_local_results(value)[0])
@@ -39,7 +45,9 @@ class Cluster:
     index: int
 
 
-def strategy(timeout: float = 20.0) -> tf.distribute.Strategy:
+def strategy(
+    timeout: float = 20.0, *, reduce_batch_logs: bool = True
+) -> tf.distribute.Strategy:
     """The strategy that the environment asks for.
 
     `TF_CONFIG` is JSON that names every worker, the same for all, and which of them
@@ -53,6 +61,12 @@ def strategy(timeout: float = 20.0) -> tf.distribute.Strategy:
 
     Args:
         timeout: Seconds that the other workers may take to be there.
+        reduce_batch_logs: Whether the logs that callbacks see after each step are of
+            all workers, which takes longer than to sum a small model's gradients. If
+            not, they are of the worker's own part of the data, and no callback may act
+            on them, such as `TerminateOnNaN`, or workers part. The logs of an epoch,
+            and of `evaluate`, are of all workers in either case, unless a `train_step`
+            of one's own returns what is not in `model.metrics`.
 
     Returns:
         A `MultiWorkerStrategy`; without `TF_CONFIG`, or with one worker, TensorFlow's
@@ -71,7 +85,9 @@ def strategy(timeout: float = 20.0) -> tf.distribute.Strategy:
     cluster = read_cluster(os.environ)
     if cluster is None or len(cluster.addresses) == 1:
         return tf.distribute.get_strategy()
-    return _join(cluster, timeout)
+    joined = _join(cluster, timeout)
+    joined.reduce_batch_logs = reduce_batch_logs
+    return joined
 
 
 @functools.cache

@@ -144,7 +144,7 @@ def train(
     if tensorboard:
         _check_tensorboard(folder)
     checkpoint_dir = find_checkpoint_dir(folder, checkpoint_dir, resume)
-    scope = _strategy_scope(model)
+    scope = _strategy_scope(model, callbacks)
     given = {"seed": seed, "epochs": epochs, "batch_size": batch_size}
     is_default = recipe is None
     recipe = complete_recipe(recipe, model, dataset, given)
@@ -314,14 +314,17 @@ def compile_model(model: keras.Model, recipe: Recipe, steps_per_epoch: int) -> N
     )
 
 
-def _strategy_scope(model: str | keras.Model) -> Any:
+def _strategy_scope(
+    model: str | keras.Model, callbacks: Sequence[keras.callbacks.Callback]
+) -> Any:
     """Where to make and compile a model, so that several workers train it together."""
     strategy: Any = None
     if keras.backend.backend() == "tensorflow":
         if isinstance(model, str):
             from zoo import distributed
 
-            return distributed.strategy().scope()
+            # No callback of `train` acts on the logs of a step.
+            return distributed.strategy(reduce_batch_logs=bool(callbacks)).scope()
         strategy = model.distribute_strategy
     if os.environ.get("TF_CONFIG") and not (
         strategy and strategy.num_replicas_in_sync > 1

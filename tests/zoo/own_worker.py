@@ -32,7 +32,10 @@ if __name__ == "__main__":
     rng = np.random.default_rng(0)
     x = rng.normal(size=(int(examples), 8)).astype("float32")
     y = rng.integers(0, 3, len(x))
-    norms = GradientNorms()
+    norms, losses = GradientNorms(), []
+    note = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: losses.append(logs["loss"])
+    )
     history = model.fit(
         *(x, y),
         batch_size=16,
@@ -40,11 +43,11 @@ if __name__ == "__main__":
         shuffle=False,
         validation_data=(x[:40], y[:40]),
         validation_batch_size=20,
-        callbacks=[norms],
+        callbacks=[norms, note],
         verbose=0,
     )
     results = {f"weight {i}": value for i, value in enumerate(model.get_weights())}
-    results |= history.history
+    results |= history.history | {"losses of batches": losses}
     results |= {f"norm of {name}": row for name, row in norms.history.items()}
     results["evaluate"] = model.evaluate(x, y, batch_size=16, verbose=0)
     results["predict"] = model.predict(x, batch_size=16, verbose=0)
