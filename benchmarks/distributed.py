@@ -120,30 +120,28 @@ def main() -> None:
     print(f"{arguments.model}, {arguments.rounds} rounds, one core for each process")
     for batch_size in BATCHES:
         plain = [m["step"] for m in found["plain", batch_size]]
-        for kind in KINDS:
+        together = found["together", batch_size]
+        reduces = [m["all_reduce"] / p for m, p in zip(together, plain, strict=True)]
+        print(
+            f"batch {batch_size}: an all-reduce of {together[0]['bytes'] / 1e3:.0f} kB "
+            f"takes {statistics.median(reduces):.2f} of a step in one process"
+        )
+        for kind in KINDS[1:]:
             steps = [m["step"] for m in found[kind, batch_size]]
-            ratios = [a / b for a, b in zip(plain, steps, strict=True)]
+            ratios = [p / s for p, s in zip(plain, steps, strict=True)]
             low, ratio, high = statistics.quantiles(ratios, n=4)
+            # Beyond their share of the work, any number of processes need as much.
+            overhead = max(1 / ratio - 1 / 2, 0)
             print(
                 f"batch {batch_size}, {kind}: {ratio:.2f} ({low:.2f} to {high:.2f}) x "
-                "the images per second of plain Keras in one process"
+                "the images per second of plain Keras in one process; beyond the share "
+                f"of the work, {overhead:.2f} of a step: "
+                + (
+                    f"pays from {int(1 / (1 - overhead)) + 1} machines on"
+                    if overhead < 1
+                    else "does not pay on any number of machines"
+                )
             )
-        reduces = [m["all_reduce"] for m in found["together", batch_size]]
-        together = statistics.median(m["step"] for m in found["together", batch_size])
-        one = statistics.median(plain)
-        # What two processes need beyond their half of the work, every one of N needs.
-        overhead = max(together - one / 2, 0)
-        size = found["together", batch_size][0]["bytes"]
-        print(
-            f"batch {batch_size}: an all-reduce of {size / 1e3:.0f} kB takes "
-            f"{statistics.median(reduces) / one:.2f} of a step in one process, all "
-            f"that is beyond the share of the work {overhead / one:.2f}: "
-            + (
-                f"pays from {int(1 / (1 - overhead / one)) + 1} machines on"
-                if overhead < one
-                else "does not pay on any number of machines"
-            )
-        )
 
 
 if __name__ == "__main__":
