@@ -44,7 +44,8 @@ class GradientNorms(keras.callbacks.Callback):
     1, as people do, are kept.
 
     A later `fit` with the same callback and model goes on where the last one ended;
-    another model begins a new recording.
+    another model begins a new recording. Copies and pickles hold what is recorded, and
+    not the model.
 
     Args:
         applied: Boolean, whether to record gradients as the optimizer applies them,
@@ -132,17 +133,29 @@ class GradientNorms(keras.callbacks.Callback):
         self.log_dir, self.update_freq = log_dir, update_freq
         self.logs, self.stop_on = logs, frozenset(stop_on)
         self.buffer_size = buffer_size
-        self._begin_recording()
+        self._begin_recording(Recording())
 
-    def _begin_recording(self) -> None:
-        self._recording = Recording()
+    def _begin_recording(self, recording: Recording) -> None:
+        self._recording = recording
         self._recorder = self._make_recorder()
-        self._fit_begins_at = self._epoch_begins_at = 0
+        self._fit_begins_at = self._epoch_begins_at = recording.end
         self._outputs: list[CSVOutput | TensorBoardOutput] = []
         if self.csv is not None:
             self._outputs.append(CSVOutput(self.csv, self.separator, self.append))
         if self.log_dir is not None:
             self._outputs.append(TensorBoardOutput(self.log_dir, self.update_freq))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies and pickles hold: all that is recorded, and not the model."""
+        self._read()
+        process_only = ("_model", "_recorder", "_outputs")
+        return {k: v for k, v in vars(self).items() if k not in process_only}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _model=None)
+        self._begin_recording(self._recording)
+        for output in self._outputs:
+            output.written = self._recording.end
 
     def _make_recorder(self) -> Recorder:
         recorder = make_recorder(self.buffer_size, self.applied)
@@ -152,7 +165,7 @@ class GradientNorms(keras.callbacks.Callback):
 
     def set_model(self, model: Any) -> None:
         if self._model is not None and model is not self._model:
-            self._begin_recording()
+            self._begin_recording(Recording())
         # Kept by the base class as `_model`. Its `model` property is not for use
         # here: on JAX it copies the training state back into the model.
         super().set_model(model)

@@ -1,5 +1,7 @@
 """What `GradientNorms` writes, read back."""
 
+import copy
+import pickle
 import subprocess
 import sys
 
@@ -198,3 +200,24 @@ def test_bad_arguments_are_named(arguments):
     name, value = arguments.popitem()
     with pytest.raises(ValueError, match=f"Received: {name}="):
         GradientNorms(**{name: value})
+
+
+@pytest.mark.parametrize("append", [False, True])
+@pytest.mark.parametrize(
+    "duplicate", [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))]
+)
+def test_copies_and_pickles_go_on(duplicate, append, model, points, tmp_path):
+    path = tmp_path / "norms.csv"
+    gradients = GradientNorms(csv=path, append=append, log_dir=tmp_path)
+    fit(model, points, duplicate(gradients))
+    assert len(gradients.steps) == 0
+    path.unlink()
+    fit(model, points, gradients)
+    copied = duplicate(gradients)
+    for name, column in gradients.to_dict().items():
+        np.testing.assert_array_equal(copied.to_dict()[name], column)
+    fit(model, points, copied)
+    assert len(gradients.steps) == 5
+    table = pd.read_csv(path)
+    np.testing.assert_array_equal(table["step"], range(10))
+    np.testing.assert_array_equal(table["hidden"], copied.history["hidden"])
