@@ -152,7 +152,7 @@ class GradientNorms(keras.callbacks.Callback):
         return {k: v for k, v in vars(self).items() if k not in process_only}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _model=None)
+        self.__dict__.update(state, _model=None)
         self._begin_recording(self._recording)
         for output in self._outputs:
             output.written = self._recording.end
@@ -337,7 +337,8 @@ class GradientNorms(keras.callbacks.Callback):
 
         Returns:
             Dict with the arrays `step`, `optimizer`, `global_norm`, and one per
-            layer or variable, all of shape `(steps,)`.
+            layer or variable, all of shape `(steps,)`. A layer that is called like
+            one of the three is in `layer/<name>`.
         """
         return to_dict(self._read(), variables)
 

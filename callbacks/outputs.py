@@ -13,12 +13,14 @@ from .recording import Column, Recording, Table
 def to_dict(recording: Recording, variables: bool) -> dict[str, np.ndarray[Any, Any]]:
     """One array per column: step, optimizer, global norm and every layer's norm."""
     table = recording.variables() if variables else recording.layers()
-    return {
+    columns = {
         "step": table.steps,
         "optimizer": table.optimizers,
         "global_norm": recording.global_norm(),
-        **dict(zip(table.names, table.norms.T, strict=True)),
     }
+    for name, norms in zip(table.names, table.norms.T, strict=True):
+        columns[f"layer/{name}" if name in columns else name] = norms
+    return columns
 
 
 def write_csv(

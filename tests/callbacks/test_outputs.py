@@ -48,6 +48,19 @@ def test_dict_and_file_hold_the_recording(model, points, tmp_path):
     )
 
 
+def test_layers_may_have_the_names_of_columns(points):
+    layers = [keras.layers.Dense(2, name=name) for name in ("step", "global_norm")]
+    model = keras.Sequential([keras.Input((3,)), *layers, keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    gradients = GradientNorms()
+    fit(model, points, gradients)
+    columns = gradients.to_dict()
+    np.testing.assert_array_equal(columns["step"], range(5))
+    np.testing.assert_array_equal(columns["layer/step"], gradients.history["step"])
+    np.testing.assert_array_equal(columns["global_norm"], gradients.global_norm)
+    assert len(columns) == 6
+
+
 def test_the_file_grows_at_the_end_of_each_epoch(model, points, tmp_path):
     path = tmp_path / "norms.csv"
     lengths = []
