@@ -63,7 +63,9 @@ def test_tables_are_up_to_date():
     ("name", "arguments", "expected"),
     [
         pytest.param(
-            *("vanishing_gradient", {"epochs": 1}, r"none +\d\.\de-0[3-9]"),
+            "vanishing_gradient",
+            {"epochs": 1},
+            r"none +\d\.\de-0[3-9]",
             marks=pytest.mark.endurance,
         ),
         ("feature_extractor", {"images": 200, "epochs": 1}, r"lenet5 +\d"),

@@ -66,7 +66,8 @@ def strategy(
             not, they are of the worker's own part of the data, and no callback may act
             on them, such as `TerminateOnNaN`, or workers part. The logs of an epoch,
             and of `evaluate`, are of all workers in either case, unless a `train_step`
-            of one's own returns what is not in `model.metrics`.
+            of one's own returns what is not in `model.metrics`. A process has one
+            strategy, for which the last call decides.
 
     Returns:
         A `MultiWorkerStrategy`; without `TF_CONFIG`, or with one worker, TensorFlow's

@@ -37,7 +37,8 @@ if __name__ == "__main__":
         on_train_batch_end=lambda batch, logs: losses.append(logs["loss"])
     )
     history = model.fit(
-        *(x, y),
+        x,
+        y,
         batch_size=16,
         epochs=3,
         shuffle=False,
