@@ -20,6 +20,19 @@ if keras.backend.backend() == "tensorflow":
     )
 
 
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    """On torch, a step that all models share is compiled eight times in a process.
+
+    Then it runs eagerly, which rounds otherwise: of two models that a test compares,
+    only the first might still be compiled.
+    """
+    if keras.backend.backend() == "torch":
+        import torch
+
+        torch.compiler.reset()
+
+
 @pytest.fixture
 def data():
     """Seven batches of 16 and one of 8, of three classes in eight dimensions."""
