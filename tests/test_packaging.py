@@ -81,5 +81,5 @@ def test_quick_start_from_the_installed_wheel(wheel, tmp_path):
 
 
 def test_versions_agree():
-    changelog = (ROOT / "CHANGELOG.md").read_text()
+    changelog = (ROOT / "CHANGELOG.md").read_text("utf-8")
     assert "## [Unreleased]" in changelog or f"## [{zoo.__version__}]" in changelog

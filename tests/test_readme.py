@@ -13,7 +13,7 @@ from zoo import cli, terminal
 
 mpl.use("agg")
 ROOT = pathlib.Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
+README = (ROOT / "README.md").read_text("utf-8")
 BLOCKS = re.findall(r"### ([^\n]+)\n+```python\n(.*?)```", README, re.DOTALL)
 # tests/serving has a server for this one.
 BLOCKS = [block for block in BLOCKS if block[0] != "Ask a server"]
@@ -54,7 +54,7 @@ def test_shell_block(tmp_path, monkeypatch):
 def test_tables_are_up_to_date():
     tables = load(ROOT / "docs" / "tables.py")
     assert tables.readme(README) == README
-    assert tables.results_csv() == (ROOT / "results.csv").read_text()
+    assert tables.results_csv() == (ROOT / "results.csv").read_text("utf-8")
     for weights in zoo.list_weights():
         assert f"{weights.metrics['accuracy']:.2%} (" in README
 

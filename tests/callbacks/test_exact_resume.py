@@ -79,11 +79,11 @@ def test_killed_at_any_moment(tmp_path):
     counts = json.loads(process.stdout.splitlines()[-1])
     assert counts["killed"] == KILLS
     assert counts["during_a_save"] >= KILLS / 5
-    expected = json.loads((tmp_path / "whole" / "results.json").read_text())
+    expected = json.loads((tmp_path / "whole" / "results.json").read_text("utf-8"))
     others = [path for path in tmp_path.glob("*/results.json")]
     assert len(others) == counts["finished"] + 2
     for path in others:
-        assert json.loads(path.read_text()) == expected, path
+        assert json.loads(path.read_text("utf-8")) == expected, path
 
 
 def checkpoints(folder):

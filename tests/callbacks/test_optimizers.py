@@ -352,7 +352,7 @@ def test_a_step_that_fails_within_watch_has_no_row(points, tmp_path):
         model.fails = False
         model.train_on_batch(*points)
     np.testing.assert_array_equal(gradients.steps, [0, 1])
-    assert len((tmp_path / "norms.csv").read_text().splitlines()) == 3
+    assert len((tmp_path / "norms.csv").read_text("utf-8").splitlines()) == 3
 
 
 def test_what_is_watched_has_to_be_an_optimizer(points):

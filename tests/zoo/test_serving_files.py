@@ -231,9 +231,10 @@ def test_existing_files_are_left_as_they_are(tmp_path):
     (tmp_path / "models.config").unlink()
     (tmp_path / "models.config").symlink_to("elsewhere")
     write_serving_files(tmp_path, signatures_of((32, 32, 3)), LABELS)
-    assert (tmp_path / "batching.config").read_text() == "max_batch_size { value: 8 }\n"
-    assert (tmp_path / "compose.yaml").read_text() == first["compose.yaml"]
-    assert "32 x 32 x 3" in (tmp_path / "README.md").read_text()
+    batching = (tmp_path / "batching.config").read_text("utf-8")
+    assert batching == "max_batch_size { value: 8 }\n"
+    assert (tmp_path / "compose.yaml").read_text("utf-8") == first["compose.yaml"]
+    assert "32 x 32 x 3" in (tmp_path / "README.md").read_text("utf-8")
     assert os.readlink(tmp_path / "models.config") == "elsewhere"
     assert {path.name for path in tmp_path.iterdir()} == set(FILES)
 

@@ -79,7 +79,7 @@ def test_the_run_is_for_the_model_and_dataset_given(tmp_path):
     recipe = dataclasses.replace(RECIPE, dataset="mnist", epochs=1)
     report = train(recipe, output_dir=tmp_path)
     assert report.recipe.dataset == "digits-sample"
-    run = json.loads((tmp_path / "run.json").read_text())
+    run = json.loads((tmp_path / "run.json").read_text("utf-8"))
     assert run["recipe"] == dataclasses.asdict(report.recipe)
     with pytest.raises(ValueError, match=r"'deep_mlp'. Received: model='lenet5'"):
         zoo.train("lenet5", "digits-sample", recipe)
@@ -93,16 +93,16 @@ def test_output_dir_holds_everything(tmp_path):
     np.testing.assert_array_equal(
         model.predict(x[:9], verbose=0), report.model.predict(x[:9], verbose=0)
     )
-    rows = list(csv.DictReader((tmp_path / "log.csv").read_text().splitlines()))
+    rows = list(csv.DictReader((tmp_path / "log.csv").read_text("utf-8").splitlines()))
     assert [row["epoch"] for row in rows] == ["0", "1"]
     assert float(rows[1]["val_accuracy"]) == report.history["val_accuracy"][1]
-    run = json.loads((tmp_path / "run.json").read_text())
+    run = json.loads((tmp_path / "run.json").read_text("utf-8"))
     assert run["recipe"]["arguments"]["hidden_units"] == [32, 32]
     assert run["split"] == "train"
     assert run["versions"]["keras"] == keras.__version__
     assert list(tmp_path.glob("tensorboard/*/events*"))
     assert len(report.gradient_norms.global_norm) == 80
-    assert (tmp_path / "gradient_norms.csv").read_text().count("\n") > 1
+    assert (tmp_path / "gradient_norms.csv").read_text("utf-8").count("\n") > 1
 
 
 def contents(folder):
@@ -150,7 +150,7 @@ def test_a_run_goes_on_in_another_folder(tmp_path):
 
 def recorded(folder, column):
     """A column of `gradient_norms.csv`."""
-    lines = (folder / "gradient_norms.csv").read_text().splitlines()
+    lines = (folder / "gradient_norms.csv").read_text("utf-8").splitlines()
     return [float(row[column]) for row in csv.DictReader(lines)]
 
 
@@ -172,7 +172,7 @@ def test_what_was_logged_after_the_checkpoint_is_not_repeated(tmp_path):
     with (tmp_path / "log.csv").open("a", newline="") as file:
         file.write("1,0.5,0.5,0.5,0.5\r\n2,0.")  # killed while it was written
     train(output_dir=tmp_path, resume=True)
-    rows = list(csv.DictReader((tmp_path / "log.csv").read_text().splitlines()))
+    rows = list(csv.DictReader((tmp_path / "log.csv").read_text("utf-8").splitlines()))
     assert [row["epoch"] for row in rows] == ["0", "1"]
     assert rows[1]["accuracy"] != "0.5"
 
@@ -182,7 +182,7 @@ def test_a_run_without_a_checkpoint_begins_anew(tmp_path):
     shutil.rmtree(tmp_path / "checkpoint")
     train(output_dir=tmp_path, epochs=1, gradient_norms=True)
     assert recorded(tmp_path, "step") == list(range(40))
-    assert (tmp_path / "log.csv").read_text().count("\n") == 2
+    assert (tmp_path / "log.csv").read_text("utf-8").count("\n") == 2
 
 
 def test_trained_weights_are_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -241,7 +241,7 @@ def test_own_model_and_arrays(tmp_path):
     )
     assert report.model is model
     assert report.history["val_accuracy"][-1] > 0.75
-    recipe = json.loads((tmp_path / "run.json").read_text())["recipe"]
+    recipe = json.loads((tmp_path / "run.json").read_text("utf-8"))["recipe"]
     assert recipe["epochs"] == 3
     assert recipe["model"] is recipe["arguments"] is recipe["dataset"] is None
 

@@ -18,7 +18,9 @@ from zoo.publishing import golden_images
 from zoo.recipes import load_recipe
 
 ALL = zoo.list_weights()
-SCHEMA = json.loads(pathlib.Path(__file__).with_name("card.schema.json").read_text())
+SCHEMA = json.loads(
+    pathlib.Path(__file__).with_name("card.schema.json").read_text("utf-8")
+)
 MNIST = {card.model: card for card in ALL if card.dataset == "mnist"}
 
 each_card = pytest.mark.parametrize("card", ALL, ids=lambda card: card.id)
@@ -35,8 +37,8 @@ def test_published_weights():
 @each_card
 def test_card_follows_the_schema(card):
     path = weights_lib.PUBLISHED / f"{card.id}.json"
-    jsonschema.validate(json.loads(path.read_text()), SCHEMA)
-    assert path.read_text() == card.to_json()
+    jsonschema.validate(json.loads(path.read_text("utf-8")), SCHEMA)
+    assert path.read_text("utf-8") == card.to_json()
 
 
 @each_card
