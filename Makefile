@@ -1,77 +1,67 @@
-# `make demo` and `make test` need nothing but Python 3.11 and pip.
+# `make demo` and `make test` need Python 3.11 or newer, and pip.
 PYTHON ?= python3
 VENV ?= .venv
 EXTRAS ?= dev
-TESTS ?= tests --ignore=tests/zoo/test_runtimes.py
-MARK ?= not endurance
+TESTS ?= tests
+MARK ?= not endurance and not runtimes
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 
-.PHONY: demo test test-endurance test-oldest test-backends test-runtimes lint docs bench bench-gradients bench-serving clean
+.PHONY: demo test test-backends test-all lint docs bench clean
 
+# A tour of about a minute: weights, gradients, a table, a figure, an export.
 demo: $(INSTALLED)
 	$(BIN)/zoo demo
 
+# The tests of a change, on TensorFlow.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest $(TESTS) -m '$(MARK)' --numprocesses auto --maxprocesses 4 --dist worksteal \
-		--cov=zoo --cov=callbacks --cov-report=term
+	$(BIN)/python -m pytest $(TESTS) -m '$(MARK)' --numprocesses auto --maxprocesses 4 --dist worksteal
 
-# Kills, hostile requests, several workers: minutes each.
-test-endurance:
-	$(MAKE) test MARK="endurance and not alone"
-	$(MAKE) test MARK=alone
-
-# The oldest Keras and TensorFlow that setup.cfg admits.
-test-oldest:
-	$(MAKE) test VENV=.venv-oldest PACKAGES="-c tests/oldest.txt"
-
-# What works on every Keras backend, on the two that are not the default.
-test-backends: TESTS = tests/callbacks tests/zoo/test_builders.py tests/serving/test_backends.py
+# The builders and callbacks on the other two Keras backends.
+BACKEND_TESTS = tests/callbacks tests/zoo/exporting/test_backends.py \
+	$(patsubst %,tests/zoo/models/test_%.py,blueprint convnet inspection mlp)
 test-backends:
-	KERAS_BACKEND=jax $(MAKE) test VENV=.venv-jax PACKAGES=jax \
-		TESTS="$(TESTS) tests/zoo/test_distributed_jax.py" MARK=
-	KERAS_BACKEND=torch $(MAKE) test VENV=.venv-torch PACKAGES=torch==2.13.0 \
-		TESTS="$(TESTS)" MARK=
+	KERAS_BACKEND=jax $(MAKE) test VENV=.venv-jax PACKAGES=jax TESTS="$(BACKEND_TESTS)"
+	KERAS_BACKEND=torch $(MAKE) test VENV=.venv-torch PACKAGES=torch==2.13.0 TESTS="$(BACKEND_TESTS)"
 
-# Exports for other runtimes, which have extras of their own.
-test-runtimes:
-	$(MAKE) test VENV=.venv-runtimes EXTRAS=dev,onnx,litert,openvino \
-		TESTS=tests/zoo/test_runtimes.py
+# Everything, before a release: also kills, hostile requests, workers, other runtimes,
+# the oldest versions, and every Python version.
+test-all: lint test test-backends
+	$(MAKE) test MARK='endurance and not alone'
+	$(MAKE) test MARK=alone
+	$(MAKE) test VENV=.venv-oldest PACKAGES='-c tests/oldest.txt'
+	KERAS_BACKEND=jax $(MAKE) test VENV=.venv-jax PACKAGES=jax MARK=endurance \
+		TESTS='tests/callbacks tests/zoo/training/test_distributed_jax.py'
+	$(MAKE) test VENV=.venv-runtimes EXTRAS=dev,onnx,litert,openvino MARK=runtimes
 
+# Style, layers, types, and the budgets of lines.
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	# Types are checked in the package as it is installed, where callbacks/ is zoo.callbacks.
-	rm -rf build
-	$(BIN)/python -m pip install --quiet --no-deps --target build/installed .
-	cd build/installed && $(abspath $(BIN))/mypy --config-file $(abspath setup.cfg) -p zoo
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+	$(BIN)/python .ci/budgets.py
 
-# The tables in README.md and results.csv, from the cards.
+# The tables in README.md and docs/results.csv, from the cards.
 docs: $(INSTALLED)
 	$(BIN)/python docs/tables.py
 
+# Every figure that README.md and docs/ quote.
 bench: $(INSTALLED)
-	$(BIN)/python benchmarks/latency.py
-	$(BIN)/python benchmarks/checkpoints.py
-	$(BIN)/python benchmarks/data.py
-	$(BIN)/python benchmarks/distributed.py
-	$(BIN)/python benchmarks/prediction.py
-	$(MAKE) bench-gradients
-	$(MAKE) bench-gradients OPTIONS=--jit
-	KERAS_BACKEND=jax $(MAKE) bench-gradients VENV=.venv-jax PACKAGES=jax
-	KERAS_BACKEND=torch $(MAKE) bench-gradients VENV=.venv-torch PACKAGES=torch==2.13.0
-	$(MAKE) bench-serving VENV=.venv-runtimes EXTRAS=dev,onnx,litert,openvino
-
-bench-gradients: $(INSTALLED)
-	$(BIN)/python benchmarks/gradient_norms.py $(OPTIONS)
-
-bench-serving: $(INSTALLED)
-	PYTHONPATH=tests/serving taskset --cpu-list 0 $(BIN)/python benchmarks/serving.py
+	for name in latency checkpoints data distributed gradient_norms; do \
+		$(BIN)/python benchmarks/$$name.py || exit; done
+	$(BIN)/python benchmarks/gradient_norms.py --jit
+	KERAS_BACKEND=jax $(MAKE) .venv-jax/.installed VENV=.venv-jax PACKAGES=jax
+	KERAS_BACKEND=jax .venv-jax/bin/python benchmarks/gradient_norms.py
+	$(MAKE) .venv-torch/.installed VENV=.venv-torch PACKAGES=torch==2.13.0
+	KERAS_BACKEND=torch .venv-torch/bin/python benchmarks/gradient_norms.py
+	$(MAKE) .venv-runtimes/.installed VENV=.venv-runtimes EXTRAS=dev,onnx,litert,openvino
+	PYTHONPATH=tests/helpers .venv-runtimes/bin/python benchmarks/serving.py
 
 clean:
-	rm -rf .venv* build dist demo *.egg-info .coverage .*_cache
+	rm -rf .venv* dist demo .*_cache
 
-$(INSTALLED): setup.cfg pyproject.toml
+$(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]' $(PACKAGES)

@@ -1,9 +1,9 @@
-"""What `ExactResume` costs: the time that a checkpoint takes, in steps of training.
+"""The cost of `ExactResume`: the time of a checkpoint relative to that of training.
 
     python benchmarks/checkpoints.py [--epochs 20] [--model lenet5]
 
-Trains for epochs of 200 steps, each of which ends in a checkpoint that holds the norms
-of all gradients, too. The figure is the time of the checkpoint by that of the steps:
+Trains for epochs of 200 steps. Each ends with a checkpoint, which also holds the norms
+of all gradients. Prints the time of the checkpoint divided by that of the steps: the
 median over epochs, with quartiles.
 """
 
@@ -24,7 +24,7 @@ BATCH = 128
 
 
 class Clock(keras.callbacks.Callback):
-    """Writes down when it hears that an epoch has ended."""
+    """Records the times at which `on_epoch_end` is called."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,13 +1,13 @@
-"""What training on two processes costs: images per second, and an all-reduce.
+"""Measures the cost of training on two processes: images per second, and an all-reduce.
 
     python benchmarks/distributed.py [--model lenet5] [--rounds 5]
 
-Every process has one core. In each round, the same batches are trained by plain Keras
-in one process, and by two processes that train together, with the metrics of every step
-reduced over both, as Keras does, and without that. Prints medians over rounds, with
-quartiles, and from how many machines, of one core each, a step is faster than on one
-machine: the work on a batch is shared out, and what a step of two processes takes
-beyond half of the work is what it takes on any number of them.
+Every process has one core. Each round trains the same batches with plain Keras in one
+process, and with two workers, both with and without reducing the metrics of every step
+over the workers. Prints medians over the rounds, with quartiles, and the number of
+machines with one core each from which a step is faster than on one machine. This
+assumes that the overhead of a step, its time beyond half of the work, is the same for
+any number of workers.
 """
 
 import argparse
@@ -27,7 +27,7 @@ KINDS = ("plain", "together", "together, metrics not reduced")
 
 
 def work(kind: str, model_name: str, batch_size: int) -> dict[str, float]:
-    """Seconds of a step, and of an all-reduce of the gradients, in this process."""
+    """Measures the seconds of a step, and of an all-reduce of the gradients."""
     import keras
     import numpy as np
     import tensorflow as tf
@@ -72,7 +72,7 @@ def work(kind: str, model_name: str, batch_size: int) -> dict[str, float]:
 
 
 def run(kind: str, model: str, batch_size: int) -> dict[str, float]:
-    """Measures in processes of their own; returns what the first one says."""
+    """Starts the processes; returns the measurements of the first."""
     count = 1 if kind == "plain" else 2
     sockets = [socket.create_server(("localhost", 0)) for _ in range(count)]
     workers = [f"localhost:{s.getsockname()[1]}" for s in sockets]
@@ -117,7 +117,7 @@ def main() -> None:
             for kind in KINDS:
                 measured = run(kind, arguments.model, batch_size)
                 found.setdefault((kind, batch_size), []).append(measured)
-    print(f"{arguments.model}, {arguments.rounds} rounds, one core for each process")
+    print(f"{arguments.model}, {arguments.rounds} rounds, one core per process")
     for batch_size in BATCHES:
         plain = [m["step"] for m in found["plain", batch_size]]
         together = found["together", batch_size]
@@ -130,16 +130,15 @@ def main() -> None:
             steps = [m["step"] for m in found[kind, batch_size]]
             ratios = [p / s for p, s in zip(plain, steps, strict=True)]
             low, ratio, high = statistics.quantiles(ratios, n=4)
-            # Beyond their share of the work, any number of processes need as much.
             overhead = max(1 / ratio - 1 / 2, 0)
             print(
                 f"batch {batch_size}, {kind}: {ratio:.2f} ({low:.2f} to {high:.2f}) x "
-                "the images per second of plain Keras in one process; beyond the share "
-                f"of the work, {overhead:.2f} of a step: "
+                "the images per second of plain Keras in one process; overhead "
+                f"{overhead:.2f} of a step: "
                 + (
-                    f"pays from {int(1 / (1 - overhead)) + 1} machines on"
+                    f"pays from {int(1 / (1 - overhead)) + 1} machines"
                     if overhead < 1
-                    else "does not pay on any number of machines"
+                    else "never pays"
                 )
             )
 

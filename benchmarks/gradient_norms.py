@@ -1,13 +1,13 @@
-"""What `GradientNorms` costs per training step, and what the alternatives cost.
+"""Measures the cost of `GradientNorms` and of alternatives per training step.
 
     python benchmarks/gradient_norms.py [--pairs 400] [--models lenet5 ...] [--jit]
 
-Runs on the Keras backend in use. Steps of the plain model and of a variant are timed
-in turns, the first of each pair by chance, so that both meet the same conditions; the
-figure is the median over pairs of the ratio of their times, with its quartiles. Two
-models built alike differ by a few percent, by where their memory lies: the pairs are
-of several builds. `control` is a second plain model: its distance from 1 is the noise
-of the measurement.
+Runs on the Keras backend in use. Steps of the plain model and of a variant alternate,
+in random order within each pair, so that both run under the same conditions. The
+result is the median over pairs of the ratio of their times, with its quartiles. Two
+identical models differ by a few percent, depending on where their memory lies, so the
+pairs come from several builds. `control` is a second plain model: its distance from 1
+is the error of the measurement.
 """
 
 import argparse
@@ -35,6 +35,7 @@ def mlp(depth: int, units: int = 128) -> keras.Model:
 
 
 def lenet5() -> keras.Model:
+    """Builds the net of 1998, so that results stay comparable."""
     return keras.Sequential(
         [
             keras.Input((28, 28, 1)),
@@ -58,7 +59,7 @@ MODELS: dict[str, Callable[[], keras.Model]] = {
 
 
 class Probe(keras.callbacks.Callback):
-    """Computes a gradient of its own on a fixed batch after every step."""
+    """Computes another gradient, of a fixed batch, after every step."""
 
     def __init__(self, x: Any, y: Any) -> None:
         super().__init__()
@@ -103,7 +104,7 @@ def with_logged_norms(model: keras.Model) -> keras.Model:
 
 
 def variants(x: Any, y: Any) -> dict[str, tuple[Callable[[Any], Any], list[Any]]]:
-    """What to compare with a plain run: (change to the model, callbacks) by name."""
+    """Returns the variants, as (change to the model, callbacks) by name."""
     compared: dict[str, tuple[Callable[[Any], Any], list[Any]]] = {
         "control": (lambda model: model, []),
         "GradientNorms": (lambda model: model, [GradientNorms()]),
@@ -118,11 +119,11 @@ def variants(x: Any, y: Any) -> dict[str, tuple[Callable[[Any], Any], list[Any]]
 
 
 def stepper(model: Any, callbacks: list[Any], x: Any, y: Any) -> Callable[[], None]:
-    """A function that trains for one step, as `fit` does, and waits for its end."""
+    """Returns a function that trains for one step as `fit` does, and waits for it."""
     listed = keras.callbacks.CallbackList(callbacks, model=model)
     model.make_train_function()
     listed.on_train_begin()
-    state: Any = None  # of training, which JAX hands through its steps
+    state: Any = None  # On JAX, each step takes and returns the training state.
     if BACKEND == "tensorflow":
         import tensorflow as tf
 

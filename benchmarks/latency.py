@@ -1,8 +1,8 @@
-"""Time of one forward pass on one image, each model relative to ShallowMLP.
+"""Measures the latency of each model for one image, relative to ShallowMLP.
 
-The models take turns, so that a change in the machine's speed meets them all alike, and
-the medians of the ratios within each round are reported with their quartiles. Each runs
-as the SavedModel that `zoo.export` writes, on the CPU.
+Each model runs on the CPU as the SavedModel written by `zoo.export`. The models take
+turns, so that changes in the speed of the machine affect all of them. The result is the
+median of the ratios within each round, with quartiles.
 """
 
 import json
@@ -20,7 +20,7 @@ WARM_UP = 100
 
 
 def main() -> None:
-    """Measures, prints the table and writes latency.json."""
+    """Prints the table and writes latency.json."""
     image = tf.zeros((1, 28, 28, 1))
     calls = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -45,7 +45,7 @@ def main() -> None:
     relative = {name: round(float(np.median(r)), 1) for name, r in ratios.items()}
     result = {"batch": 1, "rounds": ROUNDS, "relative": relative}
     path = pathlib.Path(__file__).with_name("latency.json")
-    path.write_text(json.dumps(result, indent=2) + "\n")
+    path.write_text(json.dumps(result, indent=2) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

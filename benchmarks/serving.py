@@ -1,13 +1,13 @@
-"""What an answer costs: each signature, each runtime, and what Keras itself exports.
+"""The time of an answer: each signature, each runtime, and the export of Keras itself.
 
-    export PYTHONPATH=tests/serving
+    export PYTHONPATH=tests/helpers
     taskset --cpu-list 0 python benchmarks/serving.py [--rounds 300] [--model ...]
 
-One process on one core, so that every runtime has one thread. "C API" is how TF Serving
-runs a SavedModel. Candidates take turns in random order; batch 1 and 128 are medians
-over rounds of the ratio to `model.export` in the C API, with quartiles. `load` is the
-median over loads, with the warm-up where there is one, as a ratio likewise; `first` is
-the first answer after it, in multiples of the candidate's own median at batch 1.
+Runs in one process on one core, so that every runtime has one thread. "C API" is how TF
+Serving runs a SavedModel. Candidates take turns in random order. Batch 1 and 128 are
+the medians over all rounds, with quartiles, of the ratio to `model.export` in the C
+API. `load` is the median ratio of the load times, warm-up included. `first` is the
+first answer after the load, in multiples of the candidate's median at batch 1.
 """
 
 import argparse
@@ -25,10 +25,9 @@ import capi
 import numpy as np
 import tensorflow as tf
 from PIL import Image
-from tensorflow.core.protobuf import saved_model_pb2
 
 import zoo
-from zoo import runtimes, warmup
+from zoo.exporting import runtimes, warmup
 
 BASELINE = "model.export, C API"
 DEFAULT = "serving_default"
@@ -37,21 +36,19 @@ Run = Callable[[Any], Any]
 
 def in_c_api(folder: pathlib.Path, signature: str) -> Run:
     """Loads a SavedModel as TF Serving does, and replays its warm-up."""
-    content = (folder / "saved_model.pb").read_bytes()
-    [graph] = saved_model_pb2.SavedModel.FromString(content).meta_graphs
     session = capi.Session(folder, threads=1)
 
     def run(name: str, batch: Any) -> None:
-        [argument] = graph.signature_def[name].inputs.values()
-        outputs = graph.signature_def[name].outputs
-        # One output of every graph, of numbers: it is Python that is slow with strings.
+        [argument] = session.signatures[name].inputs.values()
+        outputs = session.signatures[name].outputs
+        # One numeric output per graph, because Python is slow with strings.
         fetched = next(n for n in ("probabilities", "scores", *outputs) if n in outputs)
         session.run({argument.name: batch}, [outputs[fetched].name])
 
     if (folder / warmup.WARMUP_FILE).exists():
         for name, inputs in warmup.read_warmup_requests(folder):
-            [tensor] = inputs.values()
-            run(name, tensor.numpy())
+            [batch] = inputs.values()
+            run(name, batch)
     return lambda batch: run(signature, batch)
 
 
@@ -66,7 +63,7 @@ def in_tensorflow(folder: pathlib.Path) -> Run:
 
 
 class Candidate(NamedTuple):
-    """What to time: its files if it has any, how to load it, the kind of its input."""
+    """A way to run the model: its files, its loader and the kind of its input."""
 
     files: pathlib.Path | None
     load: Callable[[], Run]
@@ -74,7 +71,7 @@ class Candidate(NamedTuple):
 
 
 def candidates(model: Any, folder: pathlib.Path) -> dict[str, Candidate]:
-    """Exports the model in every way."""
+    """Exports the model in every format."""
     plain = folder / "keras"
     model.export(str(plain), verbose=False)
     version = zoo.export(model, folder / "saved_model")
@@ -106,7 +103,7 @@ def candidates(model: Any, folder: pathlib.Path) -> dict[str, Candidate]:
 
 
 def inputs(shape: tuple[int, ...], count: int) -> dict[str, Any]:
-    """The same images as every signature takes them."""
+    """Returns the same images in the form that each signature takes."""
     pixels = np.random.default_rng(0).integers(0, 256, (count, *shape), "uint8")
     files, examples = np.empty(count, object), np.empty(count, object)
     for index, image in enumerate(pixels):
@@ -132,7 +129,7 @@ def seconds(run: Run, batch: Any) -> float:
 
 
 def compare(own: list[float], base: list[float]) -> str:
-    """The median and the quartiles of the ratio, round by round."""
+    """Formats the median and the quartiles of the ratios of all rounds."""
     ratios = [a / b for a, b in zip(own, base, strict=True)]
     low, median, high = statistics.quantiles(ratios, n=4)
     return f"{median:6.2f} ({low:.2f} to {high:.2f})"
@@ -149,7 +146,7 @@ def main() -> None:
     one, many = (inputs(model.input_shape[1:], count) for count in (1, 128))
     with tempfile.TemporaryDirectory() as folder:
         compared = candidates(model, pathlib.Path(folder))
-        for candidate in compared.values():  # What a library does once is not timed.
+        for candidate in compared.values():  # Libraries initialize at first use.
             candidate.load()(one[candidate.kind])
         runs: dict[str, Run] = {}
         loads, firsts, ones, manies = (

@@ -3,14 +3,13 @@
 ```python
 from zoo.callbacks import GradientNorms
 
-gradients = GradientNorms()
-model.fit(x, y, callbacks=[gradients])
-print(gradients.diagnose())
+norms = GradientNorms()
+model.fit(x, y, callbacks=[norms])
+print(norms.diagnose())
 ```
 """
 
-from .exact_resume import ExactResume
-from .gradient_norms import GradientNorms
-from .shuffled_batches import ShuffledBatches
+from .gradients import GradientNorms
+from .resume import ExactResume, ShuffledBatches
 
 __all__ = ["ExactResume", "GradientNorms", "ShuffledBatches"]

@@ -1,7 +1,7 @@
-"""A convolutional net's features in front of an MLP of your own.
+"""Trains a head of your own on the features of a pretrained convolutional net.
 
-The convolutions were trained on digits and stay as they are; a new head learns to tell
-even from odd on top of them, and beats the same head on raw pixels.
+The convolutions were trained on digits and are frozen. A new head learns to tell even
+from odd digits, and is more accurate than the same head on raw pixels.
 """
 
 import keras

@@ -1,4 +1,4 @@
-"""Exports a model and answers an image file from the SavedModel alone."""
+"""Exports a model and classifies an image file with the SavedModel alone."""
 
 import pathlib
 import sys
@@ -16,7 +16,7 @@ def main(base_path: str = "serving/lenet5") -> None:
     png = pathlib.Path(base_path) / "digit.png"
     png.write_bytes(tf.io.encode_png(images[0]).numpy())
 
-    # What TF Serving does with a request for the signature `serving_bytes`.
+    # TF Serving runs the same signature for a request with an image file.
     served = tf.saved_model.load(str(path))
     answer = served.signatures["serving_bytes"](tf.constant([png.read_bytes()]))
     print(f"version {path.name}: {png.name} is a {answer['label'][0].numpy().decode()}")

@@ -1,15 +1,17 @@
-"""The wheel, installed in an empty environment, does what the README promises."""
+"""Installs of every kind: the wheel, the sdist, and the editable one."""
 
+import os
 import pathlib
+import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 
 import pytest
+from paths import ROOT
 
 import zoo
-
-ROOT = pathlib.Path(__file__).parent.parent
 
 QUICK_START = """
 import keras, numpy as np, zoo
@@ -33,53 +35,122 @@ np.testing.assert_array_equal(answer["class_id"], model.predict(images[:8]).argm
 print("installed in", zoo.__file__)
 """
 
+# Names that a type checker must find, and one error that it must report.
+TYPED = """
+import zoo
+from zoo.callbacks import GradientNorms
 
-def run(*command, cwd=None):
-    result = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+norms = GradientNorms(buffer_size=8)
+steps = norms.steps.shape
+names: list[str] = zoo.list_models()
+reveal_type(zoo.list_models)
+wrong: int = zoo.list_models()
+"""
+
+
+def run(*command, cwd=None, env=None):
+    result = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("wheel")
-    run(sys.executable, "-m", "build", "--wheel", "--outdir", folder, ROOT)
-    return next(folder.glob("*.whl"))
+def archives(tmp_path_factory):
+    """The sdist, and the wheel that is built from it, in a copy of the checkout."""
+    copy = tmp_path_factory.mktemp("checkout") / "gradzoo"
+    ignored = shutil.ignore_patterns(".*", "runs", "demo", "tests", "benchmarks")
+    shutil.copytree(ROOT, copy, symlinks=True, ignore=ignored)
+    before = sorted(copy.iterdir())
+    folder = copy.parent / "dist"
+    run(sys.executable, "-m", "build", "--outdir", folder, copy)
+    assert sorted(copy.iterdir()) == before, "a build leaves files behind"
+    return next(folder.glob("*.tar.gz")), next(folder.glob("*.whl"))
 
 
-def test_wheel_holds_code_weights_and_types_and_nothing_else(wheel):
+def test_wheel_holds_code_weights_and_types_and_nothing_else(archives):
+    _, wheel = archives
     assert wheel.name == f"gradzoo-{zoo.__version__}-py3-none-any.whl"
     assert wheel.stat().st_size < 12e6
     names = [n for n in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in n]
+    assert not [name for name in names if "__pycache__" in name]
     assert {name.split("/")[0] for name in names} == {"zoo"}
     assert {"zoo/py.typed", "zoo/__init__.pyi", "zoo/callbacks/py.typed"} < set(names)
-    assert "zoo/callbacks/gradient_norms.py" in names
-    assert "zoo/templates/README.md" in names
+    assert "zoo/callbacks/gradients/gradient_norms.py" in names
+    assert "zoo/exporting/templates/README.md" in names
     for card in zoo.list_weights():
         for suffix in ("toml", "json", "weights.h5"):
             assert f"zoo/published/{card.id}.{suffix}" in names
 
 
+def test_sdist_holds_no_tests_and_no_links(archives):
+    sdist, _ = archives
+    with tarfile.open(sdist) as file:
+        members = file.getmembers()
+    names = [member.name.partition("/")[2] for member in members]
+    assert all(member.isfile() for member in members)
+    assert {"callbacks/__init__.py", "CHANGELOG.md", "LICENSE"} < set(names)
+    assert not [name for name in names if name.startswith(("tests/", "zoo/callbacks"))]
+
+
+def test_description_has_no_relative_links(archives):
+    """A package index has no files that they could lead to."""
+    _, wheel = archives
+    with zipfile.ZipFile(wheel) as file:
+        name = next(n for n in file.namelist() if n.endswith("METADATA"))
+        description = file.read(name).decode().partition("\n\n")[2]
+    assert description.startswith("# gradzoo")
+    assert "](" not in description
+
+
+def test_type_checkers_find_the_editable_install(tmp_path):
+    """In a working directory with a folder called `zoo`, too."""
+    (tmp_path / "zoo").mkdir()
+    script = tmp_path / "script.py"
+    script.write_text(TYPED)
+    command = [sys.executable, "-m", "mypy", "--strict", script.name]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    errors = [line for line in result.stdout.splitlines() if "error:" in line]
+    assert len(errors) == 1, result.stdout
+    assert 'expression has type "list[str]", variable has type "int"' in errors[0]
+    assert 'Revealed type is "def (pattern: ' in result.stdout
+    found = run(sys.executable, "-c", "import zoo; print(zoo.__file__)", cwd=tmp_path)
+    assert pathlib.Path(found.strip()) == ROOT / "zoo" / "__init__.py"
+
+
+def find_python(version):
+    """The interpreter of this version, or `None`."""
+    # The launchers of pyenv read the variable; others ignore it.
+    env = os.environ | {"PYENV_VERSION": version}
+    program = shutil.which(f"python{version}")
+    command = [program, "-c", "import sys; print(sys.executable)"]
+    result = subprocess.run(command, env=env, capture_output=True, text=True)
+    return result.stdout.strip() if result.returncode == 0 else None
+
+
 @pytest.mark.endurance
-def test_quick_start_from_the_installed_wheel(wheel, tmp_path):
-    run(sys.executable, "-m", "venv", tmp_path / "env")
+@pytest.mark.parametrize("version", ["3.11", "3.12", "3.13"])
+def test_quick_start_from_the_installed_wheel(version, archives, tmp_path):
+    python = shutil.which(f"python{version}") and find_python(version)
+    if python is None:
+        pytest.skip(f"Python {version} is not installed")
+    run(python, "-m", "venv", tmp_path / "env")
     binaries = tmp_path / "env" / "bin"
-    # The versions under test, where pip would choose others.
-    constraints = tmp_path / "constraints.txt"
-    constraints.write_text(
-        run(sys.executable, "-m", "pip", "freeze", "--exclude-editable")
-    )
+    options = []
+    if version == f"{sys.version_info.major}.{sys.version_info.minor}":
+        # The versions under test, where pip would choose others.
+        constraints = tmp_path / "constraints.txt"
+        constraints.write_text(
+            run(sys.executable, "-m", "pip", "freeze", "--exclude-editable"), "utf-8"
+        )
+        options = ["--constraint", constraints]
+    _, wheel = archives
     run(
         *(binaries / "pip", "install", "--quiet", "--no-compile"),
-        *(f"{wheel}[sample]", "--constraint", constraints),
+        *(f"{wheel}[sample]", *options),
     )
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     output = run(binaries / "python", "-c", QUICK_START, cwd=elsewhere)
     assert str(tmp_path / "env") in output
     assert "lenet5" in run(binaries / "zoo", "list", cwd=elsewhere)
-
-
-def test_versions_agree():
-    changelog = (ROOT / "CHANGELOG.md").read_text("utf-8")
-    assert "## [Unreleased]" in changelog or f"## [{zoo.__version__}]" in changelog
+    shutil.rmtree(tmp_path / "env")

@@ -1,29 +1,21 @@
 """Every Python block of the README runs, and what it generates is up to date."""
 
-import importlib.util
-import pathlib
 import re
 
 import matplotlib as mpl
 import pytest
+from paths import ROOT, load_script
 from PIL import Image
 
 import zoo
-from zoo import cli, terminal
+from zoo.cli import commands as cli
+from zoo.cli import terminal
 
 mpl.use("agg")
-ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 BLOCKS = re.findall(r"### ([^\n]+)\n+```python\n(.*?)```", README, re.DOTALL)
-# tests/serving has a server for this one.
+# The tests of the client have a server for this one.
 BLOCKS = [block for block in BLOCKS if block[0] != "Ask a server"]
-
-
-def load(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.filterwarnings("ignore:The layer 'logits' is untrained")
@@ -52,27 +44,9 @@ def test_shell_block(tmp_path, monkeypatch):
 
 
 def test_tables_are_up_to_date():
-    tables = load(ROOT / "docs" / "tables.py")
+    tables = load_script(ROOT / "docs" / "tables.py")
     assert tables.readme(README) == README
-    assert tables.results_csv() == (ROOT / "results.csv").read_text("utf-8")
+    results = ROOT / "docs" / "results.csv"
+    assert tables.results_csv() == results.read_text("utf-8")
     for weights in zoo.list_weights():
         assert f"{weights.metrics['accuracy']:.2%} (" in README
-
-
-@pytest.mark.parametrize(
-    ("name", "arguments", "expected"),
-    [
-        pytest.param(
-            "vanishing_gradient",
-            {"epochs": 1},
-            r"none +\d\.\de-0[3-9]",
-            marks=pytest.mark.endurance,
-        ),
-        ("feature_extractor", {"images": 200, "epochs": 1}, r"lenet5 +\d"),
-        ("serve", {"base_path": "served"}, r"version 1: digit.png is a (\d)\n.*: \1"),
-    ],
-)
-def test_example(name, arguments, expected, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    load(ROOT / "examples" / f"{name}.py").main(**arguments)
-    assert re.search(expected, capsys.readouterr().out)

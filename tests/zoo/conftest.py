@@ -5,18 +5,20 @@ import sys
 
 import keras
 import pytest
+from paths import ROOT
+from serving_fixtures import serving as serving
 
-# What only the JAX backend has.
-collect_ignore = [] if keras.backend.backend() == "jax" else ["test_distributed_jax.py"]
-
-REPOSITORY = pathlib.Path(__file__).parents[2]
+# Tests of the JAX backend alone.
+collect_ignore = (
+    [] if keras.backend.backend() == "jax" else ["training/test_distributed_jax.py"]
+)
 
 
 @pytest.fixture(scope="session")
 def official_files() -> pathlib.Path:
     """The folder with the official files, as mnist/*.gz and fashion_mnist/*.gz."""
     folder = pathlib.Path(
-        os.environ.get("GRADZOO_DATA", REPOSITORY.parent / "shared" / "data")
+        os.environ.get("GRADZOO_DATA", ROOT.parent / "shared" / "data")
     )
     if not folder.is_dir():
         pytest.skip(
@@ -32,7 +34,7 @@ def prepared_data_dir(
 ) -> pathlib.Path:
     """A data_dir in which MNIST and Fashion-MNIST are prepared, at the same time.
 
-    The processes that share the tests out share it: whoever comes second finds the
+    The processes of pytest-xdist share it: the second one to ask for it finds the
     datasets prepared.
     """
     folder = tmp_path_factory.getbasetemp()
@@ -40,7 +42,7 @@ def prepared_data_dir(
         folder = folder.parent
     data_dir = folder / "tensorflow_datasets"
     program = (
-        "import sys; from zoo.datasets import prepare_dataset;"
+        "import sys; from zoo.data.datasets import prepare_dataset;"
         "prepare_dataset(sys.argv[1], source_dir=sys.argv[2], data_dir=sys.argv[3])"
     )
     processes = [

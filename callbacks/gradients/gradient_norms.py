@@ -1,0 +1,353 @@
+"""The `GradientNorms` callback."""
+
+import atexit
+import contextlib
+import os
+import warnings
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from .backend import recorder_class
+from .diagnosis import ADVICE, Diagnosis, diagnose
+from .instrumented_step import RecordGradients, check_private_names, replaced
+from .outputs import CSVOutput, TensorBoardOutput, to_dict, write_csv
+from .record import Record
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class GradientNorms(keras.callbacks.Callback):
+    """Records the L2 norm of each layer's training gradient at every step.
+
+    These are the gradients that training computes and passes to the optimizer, at
+    every optimizer call, for any model, train step and `steps_per_execution`. Under
+    mixed precision they are divided by the loss scale. No gradient is computed twice,
+    and the final weights are bit-identical to those of a run without the callback.
+    (One exception is known: if the optimizer clips norms, XLA on the JAX backend may
+    round the last bit of a convolution's gradient differently.)
+
+    Layers are named by their path in the model, in order from the input to the output,
+    variables by that path and their own name: `encoder/dense`, `encoder/dense/kernel`.
+    Names that Keras generated (`dense_7`) are renumbered within the model, so identical
+    models have identical names. Names numbered from 1 are kept.
+
+    A later `fit` with the same callback and model extends the record; another model
+    starts a new one. The record takes 8 bytes of memory per variable and step: 80 MB
+    for the 10 variables of LeNet5 and a million steps. Copies and pickles contain the
+    record, but not the model.
+
+    Args:
+        applied: Boolean. True to record gradients as the optimizer applies them,
+            clipped and, with `gradient_accumulation_steps`, averaged, one row per
+            update. False for one row per batch, as they arrive. Defaults to `False`.
+        csv: Path or `None`. A file for the columns of `to_dict`, written at the end of
+            each epoch, when a train step fails and, after any other exception, when
+            Python exits. Defaults to `None`.
+        separator: String. The separator of values in that file. Defaults to `","`.
+        append: Boolean. True to keep the rows of that file. Defaults to `False`.
+        log_dir: Path or `None`. A directory for TensorBoard: a scalar per layer, and
+            the histogram over layers of log10 of the norm. Defaults to `None`.
+        update_freq: `"batch"`, `"epoch"` (means over the epoch) or integer. How often
+            to write to `log_dir`. Defaults to `"epoch"`.
+        logs: Boolean. True to add each layer's mean over the epoch to the epoch's
+            logs, as `grad_norm/<layer>`, for later callbacks. Defaults to `False`.
+        stop_on: Collection of `"vanishing"`, `"exploding"`, `"non_finite"` and
+            `"dead"`. Findings that end training, with a warning, at the end of an
+            epoch. Defaults to `()`.
+        buffer_size: Integer. The number of optimizer calls whose norms are read from
+            the device together; each reading waits for it. Defaults to 1024.
+
+    Attributes:
+        history: Dict from layer path to the norm of that layer's gradient, a float64
+            array of shape `(steps,)`. It is NaN at steps in which the layer took no
+            part, for example because it was frozen.
+        variables: Dict from variable path to an array of the same form.
+        global_norm: Float64 array of shape `(steps,)`. The norm over all variables.
+        steps: Int64 array of shape `(steps,)`. The numbers of the optimizer calls.
+        optimizers: String array of shape `(steps,)`. The attribute of the model that
+            holds the optimizer of each call.
+
+    Raises:
+        NotImplementedError: If the Keras backend is not supported.
+
+    Reference: [Understanding the difficulty of training deep feedforward neural
+    networks](https://proceedings.mlr.press/v9/glorot10a.html) (Glorot and Bengio, 2010)
+
+    Example:
+
+    >>> import keras, numpy as np
+    >>> model = keras.Sequential([keras.layers.Dense(4, activation="relu"),
+    ...                           keras.layers.Dense(1)])
+    >>> model.compile("sgd", "mse")
+    >>> norms = GradientNorms()
+    >>> x, y = np.ones((96, 8)), np.ones((96, 1))
+    >>> _ = model.fit(x, y, callbacks=[norms], verbose=0)
+    >>> list(norms.history), norms.global_norm.shape
+    (['dense', 'dense_1'], (3,))
+    """
+
+    def __init__(
+        self,
+        *,
+        applied: bool = False,
+        csv: str | os.PathLike[str] | None = None,
+        separator: str = ",",
+        append: bool = False,
+        log_dir: str | os.PathLike[str] | None = None,
+        update_freq: int | str = "epoch",
+        logs: bool = False,
+        stop_on: Collection[str] = (),
+        buffer_size: int = 1024,
+    ) -> None:
+        super().__init__()
+        if buffer_size < 1:
+            raise ValueError(
+                "`buffer_size` must be a positive integer. "
+                f"Received: buffer_size={buffer_size}."
+            )
+        if isinstance(stop_on, str) or not set(stop_on) <= ADVICE.keys():
+            raise ValueError(
+                f"`stop_on` must be a collection of {list(ADVICE)}. "
+                f"Received: stop_on={stop_on!r}."
+            )
+        is_number = isinstance(update_freq, int) and update_freq >= 1
+        if update_freq not in ("batch", "epoch") and not is_number:
+            raise ValueError(
+                '`update_freq` must be "batch", "epoch" or a positive integer. '
+                f"Received: update_freq={update_freq!r}."
+            )
+        self.applied = applied
+        self.csv, self.separator, self.append = csv, separator, append
+        self.log_dir, self.update_freq = log_dir, update_freq
+        self.logs, self.stop_on = logs, frozenset(stop_on)
+        self.buffer_size = buffer_size
+        self._start_record(Record())
+
+    def _start_record(self, record: Record) -> None:
+        self._record = record
+        self._start_recorder()
+        self._fit_begins_at = self._epoch_begins_at = record.end
+        self._outputs: list[CSVOutput | TensorBoardOutput] = []
+        if self.csv is not None:
+            self._outputs.append(CSVOutput(self.csv, self.separator, self.append))
+        if self.log_dir is not None:
+            self._outputs.append(TensorBoardOutput(self.log_dir, self.update_freq))
+        for output in self._outputs:
+            output.written = record.end
+
+    def _start_recorder(self) -> None:
+        self._recorder = recorder_class()(self._record, self.buffer_size, self.applied)
+        self._recorder.on_failure = self.flush
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._read()
+        of_process = ("_model", "_recorder", "_outputs")
+        return {k: v for k, v in vars(self).items() if k not in of_process}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _model=None)
+        self._start_record(self._record)
+
+    def set_model(self, model: Any) -> None:
+        if self._model is not None and model is not self._model:
+            self._start_record(Record())
+        # The base class keeps it as `_model`. Its property `model` is avoided here: on
+        # JAX it copies the training state back into the model.
+        super().set_model(model)
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        check_private_names(self._model)
+        self._fit_begins_at = self._epoch_begins_at = self._read().end
+        # Exceptions in other callbacks go unnoticed: then Python's exit writes.
+        atexit.register(self.flush)
+
+    def on_train_batch_begin(
+        self, batch: int, logs: dict[str, Any] | None = None
+    ) -> None:
+        RecordGradients.install(self._model, self._recorder)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        if self._outputs:
+            self._write(epoch)
+        if self.logs and logs is not None:
+            layers = self._read().since(self._epoch_begins_at).layers()
+            for layer, mean in zip(layers.names, layers.means(), strict=True):
+                logs[f"grad_norm/{layer}"] = float(mean)
+        if self.stop_on and self._read().end > self._fit_begins_at:
+            findings = diagnose(self._record.since(self._fit_begins_at))
+            found = [finding for finding in findings if finding.kind in self.stop_on]
+            if found:
+                self._model.stop_training = True
+                warnings.warn(f"GradientNorms ends training: {found[0]}", stacklevel=2)
+        self._epoch_begins_at = self._record.end
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        self.flush()
+        self._warn_if_empty()
+
+    def flush(self) -> None:
+        """Writes the rows that, after an exception, are written when Python exits."""
+        atexit.unregister(self.flush)
+        try:
+            self._write()
+        except Exception as error:  # It must not hide the exception of a step.
+            warnings.warn(f"GradientNorms cannot write: {error}", stacklevel=2)
+
+    @contextlib.contextmanager
+    def watch(self, optimizer: Any, model: Any) -> Iterator["GradientNorms"]:
+        """Records within a `with` block, for custom loops and `train_on_batch`.
+
+        Compile a `tf.function` or `jax.jit` of the loop within the block, by its first
+        call: functions compiled before do not record. In a loop compiled with
+        TensorFlow, read `global_norm`, say, at least every `buffer_size` steps.
+
+        Args:
+            optimizer: Keras optimizer. The optimizer that the loop calls.
+            model: `keras.Model`. The model whose layers name the variables.
+
+        Example:
+
+        ```python
+        with GradientNorms().watch(model.optimizer, model) as norms:
+            for x, y in batches:
+                model.train_on_batch(x, y)
+        print(norms.diagnose())
+        ```
+        """
+        if not isinstance(optimizer, keras.optimizers.Optimizer):
+            raise TypeError(
+                "`watch` takes a Keras optimizer and a Keras model, in this order. "
+                f"Received: optimizer={optimizer!r}, model={model!r}."
+            )
+        check_private_names(model)
+        self.set_model(model)
+        self._fit_begins_at = self._read().end
+        recorder, labeled = self._recorder, [("optimizer", optimizer)]
+        step = recorder.step_class(model, model.train_function, [recorder], labeled)
+        try:
+            with replaced(*step.hooks, (model, "train_function", step)):
+                yield self
+        finally:
+            self._write()
+            # Functions compiled in the block keep writing to the old recorder.
+            recorder.close()
+            self._start_recorder()
+        self._warn_if_empty()
+
+    def get_state(self) -> dict[str, Any]:
+        """Returns the record and the state of the outputs, for `ExactResume`."""
+        return {
+            "recording": self._read().get_state(),
+            "fit_begins_at": self._fit_begins_at,
+            "epoch_begins_at": self._epoch_begins_at,
+            "outputs": {type(o).__name__: o.get_state() for o in self._outputs},
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Restores what `get_state` returned, also in another process."""
+        self._read()  # What the device holds belongs to the record that is replaced.
+        self._record = self._recorder.record = Record.from_state(state["recording"])
+        self._fit_begins_at = state["fit_begins_at"]
+        self._epoch_begins_at = state["epoch_begins_at"]
+        for output in self._outputs:
+            if saved := state["outputs"].get(type(output).__name__):
+                output.set_state(saved, self._record)
+
+    def _warn_if_empty(self) -> None:
+        is_empty = self._read().end == self._fit_begins_at
+        if is_empty and not self._recorder.is_recorded_elsewhere:
+            warnings.warn(
+                "GradientNorms has seen no gradient: no Keras optimizer was called "
+                "that an attribute of the model held when training began. Does the "
+                "train step update the weights by other means, is no weight "
+                "trainable, or was a custom loop compiled before it was watched?",
+                stacklevel=3,
+            )
+
+    def _read(self) -> Record:
+        """Returns the record, with what the device still held."""
+        self._recorder.read()
+        return self._record
+
+    def _write(self, epoch: int | None = None) -> None:
+        record = self._read()
+        for output in self._outputs:
+            output.write(record, epoch)
+
+    @property
+    def history(self) -> dict[str, NDArray[np.float64]]:
+        return self._read().layers().by_name()
+
+    @property
+    def variables(self) -> dict[str, NDArray[np.float64]]:
+        return self._read().variables().by_name()
+
+    @property
+    def global_norm(self) -> NDArray[np.float64]:
+        return self._read().global_norm()
+
+    @property
+    def steps(self) -> NDArray[np.int64]:
+        return self._read().variables().steps
+
+    @property
+    def optimizers(self) -> NDArray[np.str_]:
+        return self._read().variables().optimizers
+
+    def to_dict(self, variables: bool = False) -> dict[str, NDArray[Any]]:
+        """Returns the record as one dict of columns, ready for `pandas.DataFrame`.
+
+        Args:
+            variables: Boolean. True for the norm of each variable instead of each
+                layer. Defaults to `False`.
+
+        Returns:
+            Dict of the arrays `step`, `optimizer`, `global_norm` and one per layer or
+            variable, all of shape `(steps,)`. A layer that has one of these three
+            names is found under `layer/<name>`.
+        """
+        return to_dict(self._read(), variables)
+
+    def to_csv(self, path: str | os.PathLike[str], variables: bool = False) -> None:
+        """Writes `to_dict` to a file, which `pandas.read_csv` reads back exactly."""
+        write_csv(path, self.to_dict(variables))
+
+    def diagnose(
+        self, *, vanishing: float = 100.0, exploding: float = 100.0, dead: int = 10
+    ) -> Diagnosis:
+        """Tells you which layer is not learning, since which step and why.
+
+        Args:
+            vanishing: Float. How many times smaller the norm is at the input than at
+                the output, as a trend over all layers that have a kernel. Defaults to
+                100, a factor of 1.67 per layer for ten layers.
+            exploding: Float. How many times a layer's norm exceeds all layers' norms
+                at the first call, or the norm at the output. Defaults to 100.
+            dead: Integer. The number of consecutive calls in which a norm is exactly
+                zero. Defaults to 10.
+
+        Returns:
+            A tuple of `Finding`, empty if the run is healthy. Printed, it describes
+            each fault and suggests remedies; its `verdict` is a short form.
+
+        Raises:
+            ValueError: If nothing is recorded yet, or a threshold is out of range.
+        """
+        return diagnose(self._read(), vanishing, exploding, dead)
+
+    def plot(self) -> "Figure":
+        """Draws depth against step, with log10 of the norm as color.
+
+        Needs matplotlib: `pip install gradzoo[plot]`. The input is at the top. Black
+        is a norm of exactly zero, orange one that is NaN or infinite, white a layer
+        that took no part. Numbered marks show where each finding begins.
+        """
+        from .plotting import plot
+
+        record = self._read()
+        return plot(record, diagnose(record))

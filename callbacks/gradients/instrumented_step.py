@@ -1,0 +1,216 @@
+"""Passes the gradients of a Keras model to recorders during training.
+
+- `RecordGradients` replaces `model.train_function` for one call.
+- `InstrumentedStep` is a second train function, compiled separately from the original.
+  While it runs, hooks replace the methods of the optimizers that take gradients.
+
+Only instances are changed, and only for the time of a call.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from ..optimizers import find_optimizers
+from ..train_function import SkipBatches, TrainFunctionWrapper
+from .naming import variable_columns
+from .record import Layout
+from .recorder import Recorder
+
+TESTED_KERAS = "3.10 to 3.15"
+
+# The undocumented names of Keras in use.
+MODEL_NAMES = "train_function make_train_function _flatten_layers"
+OPTIMIZER_NAMES = """
+    _trainable_variables _iterations _get_variable_index _clip_gradients
+    gradient_accumulation_steps
+"""
+
+
+def check_private_names(model: Any) -> None:
+    """Raises an error if this version of Keras lacks a private name we need."""
+    optimizer = getattr(model, "optimizer", None)
+    for owner, names in (model, MODEL_NAMES), (optimizer, OPTIMIZER_NAMES):
+        missing = [name for name in names.split() if not hasattr(owner, name)]
+        if owner is not None and missing:
+            raise RuntimeError(
+                f"GradientNorms needs the attributes {missing}, which a "
+                f"{type(owner).__name__} of this Keras does not have. Install a "
+                f"version that it is tested with, Keras {TESTED_KERAS}. "
+                f"Received: keras.__version__={keras.__version__!r}."
+            )
+
+
+@contextlib.contextmanager
+def replaced(*attributes: tuple[Any, str, Any]) -> Iterator[None]:
+    """Sets attributes, each (instance, name, value), and restores them at the end."""
+    absent = object()
+    before = [vars(owner).get(name, absent) for owner, name, _ in attributes]
+    try:
+        for attribute in attributes:
+            object.__setattr__(*attribute)  # Keras would track the value.
+        yield
+    finally:
+        for (owner, name, _), value in zip(attributes, before, strict=True):
+            if value is absent:
+                vars(owner).pop(name, None)
+            else:
+                object.__setattr__(owner, name, value)
+
+
+class InstrumentedStep:
+    """Trains like `original`, and passes the optimizers' gradients to recorders."""
+
+    def __init__(
+        self,
+        model: Any,
+        original: Any,
+        recorders: Sequence[Recorder],
+        optimizers: list[tuple[str, Any]],  # (label, optimizer)
+    ) -> None:
+        self.model = model
+        self.original = original
+        self.recorders = list(recorders)
+        self.layouts: dict[tuple[Any, ...], Layout] = {}
+        self.hooks = [
+            (optimizer, method, hook)
+            for label, optimizer in optimizers
+            for method, hook in self.make_hooks(optimizer, label).items()
+        ]
+        self.function = self.make_function()
+
+    def make_function(self) -> Callable[..., Any]:
+        """Makes a train function that shares no compiled code with the original."""
+        with replaced((self.model, "train_function", None)):
+            self.model.make_train_function(force=True)
+            function: Callable[..., Any] = self.model.train_function
+        return function
+
+    def __call__(self, *args: Any) -> Any:
+        try:
+            with replaced(*self.hooks):
+                outputs = self.function(*args)
+        except BaseException:
+            for recorder in self.recorders:
+                recorder.discard_unfinished()
+                recorder.on_failure()
+            raise
+        for recorder in self.recorders:
+            recorder.after_run()
+        return outputs
+
+    def make_hooks(self, optimizer: Any, label: str) -> dict[str, Callable[..., Any]]:
+        """Returns the hooks of an optimizer, by the method that each replaces."""
+        apply = optimizer.apply
+
+        def recorded_apply(grads: Any, trainable_variables: Any = None) -> Any:
+            grads = list(grads)
+            if trainable_variables is None:
+                variables = optimizer._trainable_variables
+            else:
+                variables = trainable_variables = list(trainable_variables)
+            self.record(optimizer, label, grads, variables)
+            return apply(grads, trainable_variables)
+
+        return {"apply": recorded_apply}
+
+    def record(
+        self, optimizer: Any, label: str, grads: list[Any], variables: list[Any]
+    ) -> None:
+        """Passes the gradients of one optimizer call to the recorders."""
+        pairs = [
+            (gradient, variable)
+            # As in Keras' `apply`, there may be fewer gradients than variables.
+            for gradient, variable in zip(grads, variables, strict=False)
+            if gradient is not None
+            and not getattr(variable, "overwrite_with_gradient", False)
+        ]
+        if not pairs:
+            return
+        if not optimizer.built:
+            # `apply` would do this next. The loss scale exists only afterwards.
+            with keras.name_scope(optimizer.name, caller=optimizer):
+                optimizer.build(variables)
+        taken, owners = map(list, zip(*pairs, strict=True))
+        key = (label, *map(id, owners))
+        if key not in self.layouts:
+            columns, positions = zip(*variable_columns(self.model, owners), strict=True)
+            has_dynamic_scale = hasattr(optimizer, "dynamic_scale")
+            self.layouts[key] = Layout(label, columns, positions, has_dynamic_scale)
+        for recorder in self.recorders:
+            if recorder.applied:
+                applied = _applied_gradients(optimizer, taken, owners)
+                recorder.take(self.layouts[key], *applied)
+            else:
+                recorder.take(self.layouts[key], taken, _loss_scale(optimizer))
+
+
+class RecordGradients(TrainFunctionWrapper):
+    """Runs an instrumented step in place of one call of the train function."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
+        self.recorders: list[Recorder] = []
+        self.step = self.original
+
+    @classmethod
+    def install(cls, model: Any, recorder: Recorder) -> None:
+        """Adds `recorder` to those that receive the gradients of the next call."""
+        cls.remove_stale(model)
+        if isinstance(model.train_function, SkipBatches):
+            return
+        if not isinstance(model.train_function, cls):
+            cls(model)
+        wrapper = model.train_function
+        if recorder in wrapper.recorders:
+            return
+        wrapper.recorders.append(recorder)
+        # If nothing has changed, the recorder's step need not be compiled again.
+        step, original = recorder.step, wrapper.original
+        if (
+            step is None
+            or step.original is not original
+            or step.recorders != wrapper.recorders
+        ):
+            # Made before the call: during a call, JAX variables may have no value.
+            optimizers = find_optimizers(model)
+            step = recorder.step_class(model, original, wrapper.recorders, optimizers)
+        wrapper.step = recorder.step = step
+
+    def __call__(self, *args: Any) -> Any:
+        self.remove()
+        return self.original(*args) if self.is_stale() else self.step(*args)
+
+
+def _loss_scale(optimizer: Any) -> Any:
+    """Returns the factor by which the loss, and so the gradient, was multiplied."""
+    if hasattr(optimizer, "dynamic_scale"):
+        return optimizer.dynamic_scale.value
+    return optimizer.loss_scale_factor or 1.0
+
+
+def _applied_gradients(
+    optimizer: Any, gradients: list[Any], variables: list[Any]
+) -> tuple[list[Any], float, Any]:
+    """Computes the gradients that the optimizer uses: unscaled, averaged, clipped.
+
+    Returns them, their scale (1), and a Boolean tensor, True if this call updates the
+    weights, or `None` if every call does.
+    """
+    scale = _loss_scale(optimizer)
+    gradients = [ops.divide(gradient, scale) for gradient in gradients]
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    updates = None
+    if steps := optimizer.gradient_accumulation_steps:
+        sums = [
+            optimizer._accumulated_gradients[optimizer._get_variable_index(variable)]
+            for variable in variables
+        ]
+        gradients = [
+            (g + total) / steps for g, total in zip(gradients, sums, strict=True)
+        ]
+        updates = ops.equal((optimizer._iterations + 1) % steps, 0)
+    return optimizer._clip_gradients(gradients), 1.0, updates

@@ -1,0 +1,183 @@
+"""The gradient norms read from the device, as NumPy arrays."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Column(NamedTuple):
+    """A variable. `rank` is its number of axes: kernels have two or more."""
+
+    layer: str
+    name: str
+    rank: int
+
+    @property
+    def path(self) -> str:
+        return f"{self.layer}/{self.name}"
+
+
+# Sorts variables from the input to the output of the model: the indices of the
+# layers that contain the variable, from the outermost, then its index in its layer.
+Position = tuple[int, ...]
+
+
+class Layout(NamedTuple):
+    """The label of the optimizer and the variables of an optimizer call.
+
+    `positions` belong to `columns`, and change if layers are added to the model.
+    `dynamic_scale` is True for a `LossScaleOptimizer`, which skips a step whose
+    gradient is not finite and halves its scale.
+    """
+
+    optimizer: str
+    columns: tuple[Column, ...]
+    positions: tuple[Position, ...]
+    dynamic_scale: bool
+
+
+# The numbers of calls of one layout, and their norms: `(calls,)`, `(calls, variables)`.
+Calls = tuple[NDArray[np.int64], NDArray[np.float64]]
+
+
+class Table(NamedTuple):
+    """All calls, one row each, with a column per variable or layer.
+
+    `norms` has the shape `(calls, columns)` and is NaN where the Boolean array
+    `present` of the same shape is False: the column took no part in the call.
+    """
+
+    steps: NDArray[np.int64]
+    optimizers: NDArray[np.str_]
+    names: list[str]
+    norms: NDArray[np.float64]
+    present: NDArray[np.bool_]
+
+    def by_name(self) -> dict[str, NDArray[np.float64]]:
+        return dict(zip(self.names, self.norms.T, strict=True))
+
+    def of(self, optimizer: str) -> "Table":
+        """Returns the calls of an optimizer, with the columns that take part."""
+        rows = self.optimizers == optimizer
+        columns = np.flatnonzero(self.present[rows].any(axis=0))
+        names = [self.names[column] for column in columns]
+        norms, present = self.norms[rows][:, columns], self.present[rows][:, columns]
+        return Table(self.steps[rows], self.optimizers[rows], names, norms, present)
+
+    def means(self) -> NDArray[np.float64]:
+        """Returns the mean of each column over the calls in which it took part."""
+        norms = np.ma.masked_array(self.norms, ~self.present)
+        means: NDArray[np.float64] = norms.mean(axis=0).filled(np.nan)
+        return means
+
+
+class Record:
+    """All optimizer calls so far. Grows by `add` and is read as tables."""
+
+    def __init__(self) -> None:
+        self._calls: dict[Layout, list[Calls]] = {}
+        self._positions: dict[Column, Position] = {}
+        self.columns: list[Column] = []  # all variables, from the input to the output
+        self.end = 0  # the number of the next optimizer call
+
+    @property
+    def dynamic_scale(self) -> bool:
+        return any(layout.dynamic_scale for layout in self._calls)
+
+    def add(
+        self, layout: Layout, steps: NDArray[np.int64], norms: NDArray[np.float64]
+    ) -> None:
+        """Adds calls that come after those of the same layout."""
+        if len(steps):
+            self._calls.setdefault(layout, []).append((steps, norms))
+            self._positions |= zip(layout.columns, layout.positions, strict=True)
+            self.columns = sorted(self._positions, key=self._positions.__getitem__)
+            self.end = max(self.end, int(steps[-1]) + 1)
+
+    def _joined(self) -> dict[Layout, Calls]:
+        """Returns all calls of each layout, after joining what was added."""
+        for layout, parts in self._calls.items():
+            if len(parts) > 1:
+                steps, norms = map(np.concatenate, zip(*parts, strict=True))
+                self._calls[layout] = [(steps, norms)]
+        return {layout: calls for layout, (calls,) in self._calls.items()}
+
+    def get_state(self) -> list[dict[str, Any]]:
+        """Returns the calls as dicts of strings, numbers, lists and arrays."""
+        return [
+            {"layout": list(layout), "steps": steps, "norms": norms}
+            for layout, (steps, norms) in self._joined().items()
+        ]
+
+    @classmethod
+    def from_state(cls, state: list[dict[str, Any]]) -> "Record":
+        record = cls()
+        for calls in state:
+            optimizer, columns, positions, dynamic_scale = calls["layout"]
+            columns = tuple(Column(*column) for column in columns)
+            positions = tuple(tuple(position) for position in positions)
+            layout = Layout(optimizer, columns, positions, dynamic_scale)
+            record.add(layout, calls["steps"], calls["norms"])
+        return record
+
+    def since(self, step: int) -> "Record":
+        """Returns the calls from number `step` on, with the columns of all calls."""
+        later = Record()
+        for layout, (steps, norms) in self._joined().items():
+            first = int(np.searchsorted(steps, step))
+            later.add(layout, steps[first:], norms[first:])
+        later.columns = self.columns
+        return later
+
+    def variables(self) -> Table:
+        """Returns a table with a column per variable."""
+        joined = self._joined()
+        each = [steps for steps, _ in joined.values()]
+        steps = np.sort(np.concatenate([np.empty(0, np.int64), *each]))
+        optimizers = np.empty(len(steps), object)
+        norms = np.full((len(steps), len(self.columns)), np.nan)
+        present = np.zeros(norms.shape, bool)
+        place = {column: index for index, column in enumerate(self.columns)}
+        for layout, (layout_steps, layout_norms) in joined.items():
+            rows = np.searchsorted(steps, layout_steps)
+            cells = rows[:, None], [place[column] for column in layout.columns]
+            norms[cells] = layout_norms
+            present[cells] = True
+            optimizers[rows] = layout.optimizer
+        names = [column.path for column in self.columns]
+        return Table(steps, optimizers.astype(str), names, norms, present)
+
+    def layers(self, *, kernels_only: bool = False) -> Table:
+        """Returns a table with a column per layer: the L2 norm over its variables.
+
+        `kernels_only` leaves out layers without a kernel, such as normalization,
+        whose gradients differ in size from those of kernels.
+        """
+        kernels = {column.layer for column in self.columns if column.rank >= 2}
+        members: dict[str, list[int]] = {}
+        for index, column in enumerate(self.columns):
+            if column.layer in kernels or not kernels_only:
+                members.setdefault(column.layer, []).append(index)
+        table = self.variables()
+        norms = np.empty((len(table.steps), len(members)))
+        present = np.empty(norms.shape, bool)
+        for index, indices in enumerate(members.values()):
+            norms[:, index] = _joint_norm(table, indices)
+            present[:, index] = table.present[:, indices].any(axis=1)
+        return Table(table.steps, table.optimizers, list(members), norms, present)
+
+    def global_norm(self) -> NDArray[np.float64]:
+        """Returns the L2 norm over all variables, shape `(calls,)`."""
+        return _joint_norm(self.variables(), range(len(self.columns)))
+
+
+def _joint_norm(table: Table, indices: Sequence[int]) -> NDArray[np.float64]:
+    """Returns the L2 norm over some columns, NaN in calls where none took part."""
+    squares = np.zeros(len(table.steps))
+    for index in indices:  # One column at a time, to save memory in a long record.
+        norms, present = table.norms[:, index], table.present[:, index]
+        squares += np.square(np.where(present, norms, 0.0))
+    took_part = table.present[:, indices].any(axis=1)
+    return np.where(took_part, np.sqrt(squares), np.nan)

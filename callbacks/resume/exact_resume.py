@@ -1,0 +1,352 @@
+"""A callback that resumes an interrupted run with bit-identical results."""
+
+import contextlib
+import json
+import os
+import signal
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from ..optimizers import find_optimizers
+from ..train_function import SkipBatches, TrainFunctionWrapper
+from .callback_state import CallbackStates
+from .checkpoint import CheckpointFolder
+from .replicas import gather, get_values, has_peers, is_chief, set_values
+from .shuffled_batches import ShuffledBatches
+
+
+class ExactResume(keras.callbacks.Callback):
+    """Saves the state of training, and resumes an interrupted run from it.
+
+    The final weights are bit-identical to those of an uninterrupted run, however often
+    it was killed, if the data depend only on the epoch and the batch: batches in the
+    same order in each epoch, or `ShuffledBatches`.
+
+    A checkpoint holds all variables of the model, its optimizers, metrics and random
+    layers, the position in the run, `History`, and the state of other callbacks. The
+    last two are kept. A damaged one is skipped; if one cannot be written, as on a full
+    disk, training continues. Both cause a warning. Of several workers, the chief saves.
+
+    This callback must be the last in the list. In an interrupted epoch, the batches
+    before the checkpoint are drawn and skipped.
+
+    Args:
+        directory: Path of the folder for the checkpoints of one run. If it holds one,
+            training resumes from it, up to the argument `epochs` of `fit`.
+        save_freq: `"epoch"`, or an integer: the number of batches after which to save
+            within an epoch, too. Defaults to `"epoch"`.
+        callbacks: List of the other callbacks of `fit` whose state is saved, such as
+            `EarlyStopping`, `CSVLogger(append=True)`, `GradientNorms`. The state is
+            what `get_state()` returns and `set_state(state)` accepts, or else the
+            attributes that are numbers, strings, arrays, or lists or dicts of these.
+        data: The `ShuffledBatches` passed to `fit`. Defaults to `None`: the batches
+            come in the same order in each epoch.
+        description: Dict for JSON that identifies the run. A checkpoint with another
+            description, optimizer, number of batches or other shapes of variables is
+            refused. Defaults to `None`.
+
+    Raises:
+        ValueError: If an argument is wrong. When training begins: if the model or an
+            optimizer is not built, `data` is passed to `fit` without `steps_per_epoch`,
+            the checkpoint belongs to another run, or all checkpoints are damaged.
+        RuntimeError: If workers find different checkpoints when training begins.
+
+    Example:
+
+    >>> import keras, numpy as np, tempfile
+    >>> x, y, directory = np.ones((96, 8)), np.ones((96, 1)), tempfile.mkdtemp()
+    >>> def fit(epochs):
+    ...     model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(1)])
+    ...     model.compile("adam", "mse")
+    ...     callbacks = [ExactResume(directory, save_freq=2)]
+    ...     return model.fit(
+    ...         x, y, epochs=epochs, shuffle=False, callbacks=callbacks, verbose=0)
+    >>> _ = fit(epochs=2)
+    >>> len(fit(epochs=5).history["loss"])  # The second run trains three epochs.
+    5
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        save_freq: int | str = "epoch",
+        callbacks: Sequence[keras.callbacks.Callback] = (),
+        data: ShuffledBatches | None = None,
+        description: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if save_freq != "epoch" and not (isinstance(save_freq, int) and save_freq >= 1):
+            raise ValueError(
+                '`save_freq` must be "epoch" or a positive integer. '
+                f"Received: save_freq={save_freq!r}."
+            )
+        for callback in callbacks:
+            if isinstance(callback, keras.callbacks.CSVLogger) and not callback.append:
+                raise ValueError(
+                    "A CSVLogger must be created with `append=True` to be resumed. "
+                    "Received: append=False."
+                )
+        self.directory = os.fspath(directory)
+        self.save_freq = save_freq
+        self.data = data
+        self.description = description or {}
+        self._checkpoints = CheckpointFolder(directory)
+        self._callback_states = CallbackStates(callbacks)
+        self._signal: int | None = None
+
+    def has_checkpoint(self) -> bool:
+        """Returns `True` if the folder holds a checkpoint to resume from."""
+        return bool(self._checkpoints.files())
+
+    @contextlib.contextmanager
+    def saving_when_stopped(self) -> Iterator[None]:
+        """Delays Ctrl-C and SIGTERM until the step has ended and a checkpoint is saved.
+
+        `with resume.saving_when_stopped(): model.fit(...)` then raises
+        `KeyboardInterrupt`, or `SystemExit` for SIGTERM. A second signal is not
+        delayed. Outside the main thread, which receives the signals, nothing changes.
+        """
+        is_main = threading.current_thread() is threading.main_thread()
+        numbers = (signal.SIGINT, signal.SIGTERM) if is_main else ()
+        before = {number: signal.getsignal(number) for number in numbers}
+
+        def wait(number: int, frame: Any) -> None:
+            self._signal = number
+            signal.signal(number, before[signal.Signals(number)])
+
+        for number in before:
+            signal.signal(number, wait)
+        try:
+            yield
+            if self._signal:  # It came after the last step.
+                self._interrupt()
+        finally:
+            self._signal = None
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        TrainFunctionWrapper.remove_stale(self._model)
+        self._model._initial_epoch = None
+        self._check_built()
+        if self.data and self.params["steps"] is None:
+            raise ValueError(
+                "`ShuffledBatches` is endless: pass its `steps_per_epoch` to `fit`. "
+                "Received: steps_per_epoch=None."
+            )
+        self._run = self._describe_run()
+        self._epoch, self._batch = 0, 0
+        self._epochs: list[int] = []
+        self._history: dict[str, list[Any]] = {}
+        self._resumed = self._checkpoints.read_newest()
+        self._check_agreement()
+        if self._resumed:
+            self._restore(self._resumed)
+        else:  # A run that is killed before the next save must keep these weights.
+            self._save()
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._model._initial_epoch = None
+        if not self._resumed or epoch > self._epoch:
+            self._epoch, self._batch = epoch, 0
+        if self.data and (self._resumed or not self._epochs):  # The first epoch.
+            # Keras draws whole executions from an endless sequence.
+            size = self._model.steps_per_execution
+            drawn = epoch * -(-self.params["steps"] // size) * size
+            self.data.start_at(drawn)
+        self._restore_history()
+        if self._resumed and self._batch:
+            self._callback_states.skip_batches(self._batch)
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        # Saving happens here because a callback that overrides `on_train_batch_end`
+        # disables the asynchronous dispatch of callbacks.
+        if self._resumed and batch < self._batch:
+            SkipBatches(self._model, self._build_metrics)
+            return
+        if self._resumed and self._batch:
+            model = self.model  # The property copies JAX's state back to the model.
+            set_values(model, _variables(model), self._resumed["variables"])
+            set_values(model, model.metrics_variables, self._resumed["metrics"])
+            # The other callbacks have seen the epoch and this batch begin again.
+            self._callback_states.set(self._resumed["callbacks"])
+        if self._resumed or not batch:
+            # torch also draws from them when it starts to iterate over data.
+            _set_torch_generators(self._generators)
+            self._resumed = None
+        is_due = isinstance(self.save_freq, int) and (
+            batch // self.save_freq > self._batch // self.save_freq
+        )
+        if is_due or (self._signal and not has_peers(self._model)):
+            self._batch = batch
+            self._save()
+        if self._signal:
+            self._interrupt()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self._epochs.append(epoch)
+        for name, value in (logs or {}).items():
+            if not isinstance(value, float):  # A metric may have a value per class.
+                value = keras.ops.convert_to_numpy(value)
+            self._history.setdefault(name, []).append(value)
+        self._epoch, self._batch = epoch + 1, 0
+        self._save()
+        if self._signal:
+            self._interrupt()
+
+    def on_train_end(self, logs: Any = None) -> None:
+        self._model._initial_epoch = None
+        self._restore_history()
+        if self.data:
+            self.data.start_at(0)
+
+    def _check_built(self) -> None:
+        model = self._model
+        if model.built and model.optimizer and not model.optimizer.built:
+            model.optimizer.build(model.trainable_variables)
+        parts = {"model": model, "optimizer": model.optimizer}
+        parts |= dict(find_optimizers(model))
+        unbuilt = [name for name, part in parts.items() if not (part and part.built)]
+        if unbuilt:
+            raise ValueError(
+                "ExactResume requires a model and optimizers that are built before "
+                "`fit`. Add an `Input` or call `model.build(input_shape)`; call "
+                "`optimizer.build(variables)` if `compile` did not set the optimizer. "
+                f"Received: unbuilt={unbuilt}."
+            )
+
+    def _check_agreement(self) -> None:
+        """Raises an error unless all workers resume from the same checkpoint."""
+        resumed = self._resumed or {"epoch": -1, "batch": -1}
+        place = np.array([resumed["epoch"], resumed["batch"]])
+        places = gather(self._model, place)
+        if (places != place).any():
+            raise RuntimeError(
+                "The workers find different checkpoints. Use a folder that all workers "
+                f"can read. Received: directory={self.directory!r} with the newest "
+                f"[epoch, batch] {places.tolist()}."
+            )
+
+    def _describe_run(self) -> Any:
+        """Returns values that must be the same in a resumed run."""
+        model, data = self._model, self.data
+        run = {
+            "optimizer": _fixed(keras.optimizers.serialize(model.optimizer)),
+            "variables": [f"{v.dtype} {list(v.shape)}" for v in _variables(model)],
+            "batches": self.params["steps"],
+            "steps_per_execution": model.steps_per_execution,
+            "shuffled_batches": data and [len(data.x), data.batch_size, data.seed],
+            **self.description,
+        }
+        return json.loads(json.dumps(run, default=str))
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        model = self._model
+        saved, received = state["run"], self._run
+        differences = [
+            f"{name}: saved {saved.get(name)}, received {received.get(name)}"
+            for name in {**saved, **received}
+            if saved.get(name) != received.get(name)
+        ]
+        if differences:
+            raise ValueError(
+                "The checkpoint belongs to another run. Use another folder, or resume "
+                f"that run. It differs in {'; '.join(differences)}. "
+                f"Received: directory={self.directory!r}."
+            )
+        self._epoch, self._batch = state["epoch"], state["batch"]
+        self._generators = state["torch_generators"]
+        set_values(model, _variables(model), state["variables"])
+        self._callback_states.set(state["callbacks"])
+        self._epochs, self._history = state["epochs"], state["history"]
+        # `fit` begins with this epoch; BackupAndRestore of Keras does the same.
+        epochs = self.params["epochs"]
+        model._initial_epoch = epochs if state["stopped"] else self._epoch
+
+    def _restore_history(self) -> None:
+        """Restores `History`, which `fit` clears after `on_train_begin`."""
+        history = self._model.history
+        if history is not None and len(self._epochs) > len(history.epoch):
+            history.epoch = list(self._epochs)
+            history.history = {k: list(v) for k, v in self._history.items()}
+
+    def _build_metrics(self, batch: Any) -> None:
+        """Builds the metrics, which TensorFlow does when it traces the train step."""
+        saved = self._resumed["metrics"]["values"]
+        if len(self._model.metrics_variables) != len(saved):
+            self._model._symbolic_build(data_batch=batch)
+
+    def _save(self) -> None:
+        model = self.model  # The property copies JAX's state back to the model.
+        self._generators = _get_torch_generators()
+        state = {
+            "run": self._run,
+            "epoch": self._epoch,
+            "batch": self._batch,
+            "stopped": model.stop_training,
+            "epochs": self._epochs,
+            "history": self._history,
+            # All workers must take part in reading values that differ by replica.
+            "variables": get_values(model, _variables(model)),
+            "metrics": get_values(model, model.metrics_variables),
+            "torch_generators": self._generators,
+            "callbacks": self._callback_states.get(),
+        }
+        if not is_chief(model):
+            return
+        try:
+            self._checkpoints.write(self._epoch, self._batch, state)
+        except OSError as error:
+            warnings.warn(
+                f"ExactResume cannot save a checkpoint; training continues: {error}.",
+                stacklevel=2,
+            )
+
+    def _interrupt(self) -> None:
+        if isinstance(self._model.train_function, TrainFunctionWrapper):
+            self._model.train_function.remove()
+        raise KeyboardInterrupt if self._signal == signal.SIGINT else SystemExit(143)
+
+
+def _variables(model: Any) -> list[Any]:
+    """Returns the variables of layers, random generators and optimizers."""
+    optimizers = [optimizer for _, optimizer in find_optimizers(model)]
+    found = [*model.variables, *(v for o in optimizers for v in o.variables)]
+    return list({id(variable): variable for variable in found}.values())
+
+
+def _fixed(config: Any) -> Any:
+    """Returns the settings of an optimizer that may not change in a resumed run."""
+    if not isinstance(config, dict):
+        return config
+    return {
+        name: _fixed(value)
+        for name, value in config.items()
+        # A constant learning rate may be lowered, and is saved as a variable.
+        if name != "name" and not (name == "learning_rate" and np.isscalar(value))
+    }
+
+
+def _get_torch_generators() -> list[np.ndarray]:
+    """Returns the state of torch's global generators, used by layers without a seed."""
+    if keras.backend.backend() != "torch":
+        return []
+    import torch
+
+    states = [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
+    return [state.numpy() for state in states]
+
+
+def _set_torch_generators(states: list[np.ndarray]) -> None:
+    if states:
+        import torch
+
+        of_cpu, *of_gpus = [torch.from_numpy(state) for state in states]
+        torch.set_rng_state(of_cpu)
+        torch.cuda.set_rng_state_all(of_gpus)

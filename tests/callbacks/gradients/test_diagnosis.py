@@ -1,0 +1,169 @@
+"""Tests of the findings on real runs, healthy and faulty, and on made-up norms."""
+
+import keras
+import numpy as np
+import pytest
+from references import LOSS, record_of
+
+from zoo.callbacks import GradientNorms
+from zoo.callbacks.gradients.diagnosis import diagnose
+from zoo.callbacks.gradients.record import Record
+
+
+@pytest.fixture(scope="module")
+def images():
+    """512 images of 12x12 in [0, 1], ten classes: a pattern each, and noise."""
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 10, 512)
+    patterns = random.uniform(size=(10, 12, 12, 1))
+    noise = random.normal(scale=0.3, size=(512, 12, 12, 1))
+    return np.clip(patterns[labels] + noise, 0, 1).astype("float32"), labels
+
+
+def mlp(depth, activation, initializer="glorot_uniform", units=32):
+    model = keras.Sequential([keras.Input((12, 12, 1)), keras.layers.Flatten()])
+    for name in [f"dense{index}" for index in range(1, depth)]:
+        options = {"kernel_initializer": initializer, "name": name}
+        model.add(keras.layers.Dense(units, activation, **options))
+    model.add(keras.layers.Dense(10, name="logits"))
+    return model
+
+
+def lenet(activation="tanh"):
+    layers = keras.layers
+    return keras.Sequential(
+        [
+            keras.Input((12, 12, 1)),
+            layers.Conv2D(6, 3, activation=activation, name="conv1"),
+            layers.Conv2D(16, 3, activation=activation, name="conv2"),
+            layers.Flatten(),
+            layers.Dense(32, activation, name="dense1"),
+            layers.Dense(10, name="logits"),
+        ]
+    )
+
+
+def record(model, optimizer, images, epochs=3, shuffle=True):
+    # TensorFlow takes longer to compile than to train; JAX trains slowly otherwise.
+    model.compile(optimizer, LOSS, jit_compile=keras.backend.backend() == "jax")
+    gradients = GradientNorms()
+    options = {"epochs": epochs, "shuffle": shuffle, "verbose": 0}
+    model.fit(*images, callbacks=[gradients], **options)
+    return gradients
+
+
+def test_ten_sigmoid_layers_vanish(images):
+    gradients = record(mlp(10, "sigmoid"), "sgd", images)
+    (finding,) = gradients.diagnose()
+    assert (finding.kind, finding.layer, finding.step) == ("vanishing", "dense1", 0)
+    # A sigmoid's slope is a quarter at most, a Glorot kernel keeps the rest as it is.
+    assert 3 < finding.figures["factor_per_layer"] < 5
+    assert finding.figures["norm"] < 1e-4 * finding.figures["norm_at_output"]
+    report = str(gradients.diagnose())
+    assert report.startswith("vanishing gradient at dense1 from step 0: its norm is ")
+    assert "he_normal" in report
+    assert gradients.diagnose().verdict == "vanishing"
+    assert gradients.diagnose(vanishing=1e12) == ()
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize(
+    ("build", "optimizer"),
+    [
+        (lambda: mlp(10, "relu", "he_normal"), lambda: "sgd"),
+        (lambda: mlp(10, "relu", "he_normal"), lambda: "adam"),
+        (lambda: mlp(3, "sigmoid"), lambda: "adam"),
+        (lambda: mlp(2, "tanh"), lambda: "adam"),
+        (lenet, lambda: "adam"),
+        (lambda: lenet("relu"), lambda: keras.optimizers.SGD(0.05, momentum=0.9)),
+    ],
+)
+def test_healthy_runs_have_no_finding(build, optimizer, seed, images):
+    keras.utils.set_random_seed(seed)
+    diagnosis = record(build(), optimizer(), images, epochs=4).diagnose()
+    assert diagnosis == ()
+    assert diagnosis.verdict == "healthy"
+    assert str(diagnosis) == "No fault found: the gradient is healthy."
+
+
+def test_a_far_too_large_learning_rate_explodes(images):
+    optimizer = keras.optimizers.SGD(30.0)
+    gradients = record(mlp(4, "relu", "he_normal"), optimizer, images)
+    finding = gradients.diagnose()[0]
+    assert finding.kind == "exploding"
+    assert 1 <= finding.step <= 5
+    assert gradients.history[finding.layer][finding.step] == finding.figures["norm"]
+    assert finding.figures["norm"] > 100 * finding.figures["norm_at_first"]
+    assert "smaller learning rate" in finding.advice
+
+
+def test_saturated_layers_explode_in_depth(images):
+    # The chaotic phase of a tanh net (Schoenholz et al., 2017, "Deep information
+    # propagation"): gradients grow by a factor per layer towards the input.
+    large = keras.initializers.RandomNormal(stddev=0.5)
+    optimizer = keras.optimizers.SGD(1e-6)
+    gradients = record(mlp(30, "tanh", large), optimizer, images, epochs=2)
+    (finding,) = gradients.diagnose()
+    assert finding.kind == "exploding"
+    assert finding.figures["norm"] > 100 * finding.figures["norm_at_output"]
+    assert 1.2 < finding.figures["factor_per_layer"] < 2
+
+
+def test_a_layer_without_active_units_is_dead(images):
+    model = mlp(5, "relu", "he_normal")
+    model.get_layer("dense3").bias.assign(-1000.0 * np.ones(32))
+    model.get_layer("dense4").bias.assign(0.1 * np.ones(32))
+    (finding,) = record(model, "sgd", images).diagnose()
+    assert (finding.kind, finding.layer, finding.step) == ("dead", "dense3", 0)
+    assert finding.figures == {"layers": 3, "calls": 48}
+
+
+def test_a_bad_image_is_found_at_the_step_that_met_it(images):
+    x, y = images[0].copy(), images[1]
+    x[40] = np.nan
+    gradients = record(lenet(), "sgd", (x, y), epochs=1, shuffle=False)
+    (finding,) = gradients.diagnose()
+    assert (finding.kind, finding.layer, finding.step) == ("non_finite", "logits", 1)
+    assert np.isfinite(gradients.global_norm[0])
+    assert np.isnan(gradients.global_norm[1:]).all()
+
+
+def test_underflow_in_a_very_deep_net_is_vanishing_not_dead(images):
+    model = mlp(100, "sigmoid", units=8)
+    (finding,) = record(model, "sgd", images, epochs=1).diagnose()
+    assert finding.kind == "vanishing"
+    assert (finding.layer, finding.figures["norm"]) == ("dense1", 0.0)
+
+
+def test_an_explosion_is_found_after_a_first_call_that_overflowed():
+    norms = np.ones((60, 1))
+    norms[0], norms[50:] = np.inf, 1e9
+    (finding,) = diagnose(record_of(norms, dynamic_scale=True))
+    assert (finding.kind, finding.step) == ("exploding", 50)
+
+
+def test_a_diagnosis_needs_gradients_and_thresholds_above_one():
+    with pytest.raises(ValueError, match="No gradient is recorded"):
+        diagnose(Record())
+    for name, value in (("vanishing", 1.0), ("exploding", 1.0), ("dead", 0)):
+        with pytest.raises(ValueError, match=f"Received.*{name}={value}"):
+            diagnose(record_of(np.ones((20, 3))), **{name: value})
+
+
+MODELS = ["shallow_mlp", "deep_mlp", "lenet5", "convnet"]
+
+
+# Three seeds, so that a threshold which healthy runs often cross is noticed.
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="uses zoo.train")
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", MODELS)
+def test_the_default_models_have_no_finding(name, seed):
+    import zoo
+
+    assert sorted(zoo.list_models()) == sorted(MODELS)
+    images, labels = zoo.load_dataset("digits-sample", as_="numpy")
+    gradients = GradientNorms()
+    settings = {"epochs": 3, "seed": seed, "batch_size": 16, "verbose": 0}
+    zoo.train(name, (images[:256], labels[:256]), callbacks=[gradients], **settings)
+    assert len(gradients.steps) == 48
+    assert gradients.diagnose() == ()

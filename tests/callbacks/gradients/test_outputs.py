@@ -1,0 +1,175 @@
+"""Tests of what `GradientNorms` writes, by reading it back."""
+
+import copy
+import pickle
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from references import batches, fit, read_events
+
+from zoo.callbacks import GradientNorms
+
+BACKEND = keras.backend.backend()
+
+
+def fit_until_error(model, points, gradients):
+    def failing_batches():
+        yield from batches(points)[:3]
+        raise RuntimeError("no more data")
+
+    with pytest.raises(Exception, match="no more data"):
+        model.fit(failing_batches(), callbacks=[gradients], shuffle=False, verbose=0)
+
+
+def test_dict_and_file_hold_the_recording(model, points, tmp_path):
+    gradients = GradientNorms()
+    fit(model, points, gradients)
+    columns = gradients.to_dict()
+    assert list(columns) == ["step", "optimizer", "global_norm", "hidden", "output"]
+    gradients.to_csv(tmp_path / "layers.csv")
+    read = pd.read_csv(tmp_path / "layers.csv")
+    pd.testing.assert_frame_equal(read, pd.DataFrame(columns))
+    gradients.to_csv(tmp_path / "variables.csv", variables=True)
+    kernels = pd.read_csv(tmp_path / "variables.csv")["hidden/kernel"]
+    np.testing.assert_array_equal(kernels, gradients.variables["hidden/kernel"])
+
+
+def test_the_file_grows_at_the_end_of_each_epoch(model, points, tmp_path):
+    path = tmp_path / "norms.csv"
+    lengths = []
+    look = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: lengths.append(len(pd.read_csv(path, sep=";")))
+    )
+    gradients = GradientNorms(csv=path, separator=";")
+    fit(model, points, gradients, look, epochs=3)
+    assert lengths == [6, 12, 18]
+    table = pd.read_csv(path, sep=";")
+    np.testing.assert_array_equal(table["hidden"], gradients.history["hidden"])
+    np.testing.assert_array_equal(table["step"], range(18))
+
+
+def test_the_file_has_the_rows_before_a_step_that_fails(model, points, tmp_path):
+    path = tmp_path / "norms.csv"
+    path.write_text("epoch,loss\n0,1\n")
+    gradients = GradientNorms(csv=path)
+    model.compile("sgd", lambda y, outputs: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        fit(model, points, gradients)
+    assert path.read_text("utf-8") == "epoch,loss\n0,1\n"
+    model.compile("sgd", "mse")
+    fit_until_error(model, points, gradients)
+    if BACKEND != "torch":  # On torch, Keras draws the data outside of the step.
+        assert len(pd.read_csv(path)) == 3
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="draws the data outside of the step")
+def test_a_file_that_cannot_be_written_hides_no_error_of_the_step(model, points):
+    with pytest.warns(UserWarning, match="cannot write.*nowhere"):
+        fit_until_error(model, points, GradientNorms(csv="nowhere/x"))
+
+
+PROGRAM = """
+import sys
+import keras
+from zoo.callbacks import GradientNorms
+
+
+class Interrupt(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == 3:
+            raise KeyboardInterrupt
+
+
+model = keras.Sequential([keras.layers.Dense(1)])
+model.compile("sgd", "mse")
+x = keras.ops.ones((80, 2))
+model.fit(x, x, batch_size=8, callbacks=[GradientNorms(csv=sys.argv[1]), Interrupt()])
+"""
+
+
+def test_an_interrupted_program_leaves_the_rows_in_the_file(tmp_path):
+    path = tmp_path / "norms.csv"
+    process = subprocess.run(
+        [sys.executable, "-c", PROGRAM, path], capture_output=True, text=True
+    )
+    assert "KeyboardInterrupt" in process.stderr
+    np.testing.assert_array_equal(pd.read_csv(path)["step"], range(4))
+
+
+def test_appending_to_a_file(model, points, tmp_path):
+    path = tmp_path / "norms.csv"
+    for append, length in ((False, 6), (True, 12), (False, 6)):
+        fit(model, points, GradientNorms(csv=path, append=append))
+        assert len(pd.read_csv(path)) == length
+    path.write_text("epoch,loss\n0,1\n")
+    with pytest.raises(ValueError, match=r"Received: epoch,loss\."):
+        fit(model, points, GradientNorms(csv=path, append=True))
+    assert path.read_text("utf-8") == "epoch,loss\n0,1\n"
+
+
+def test_epoch_means_reach_the_callbacks_that_come_later(model, points, tmp_path):
+    gradients = GradientNorms(logs=True)
+    logger = keras.callbacks.CSVLogger(tmp_path / "log.csv")
+    history = fit(model, points, gradients, logger, epochs=2).history
+    means = gradients.history["hidden"].reshape(2, 6).mean(axis=1)
+    np.testing.assert_allclose(history["grad_norm/hidden"], means)
+    assert "grad_norm/hidden" in pd.read_csv(tmp_path / "log.csv")
+    assert list(fit(model, points, GradientNorms()).history) == ["loss"]
+
+
+def test_a_finding_of_this_fit_ends_training(model, points):
+    x, y = points[0].copy(), points[1]
+    x[0] = np.nan
+    weights = model.get_weights()
+    gradients, other = (GradientNorms(stop_on=(k,)) for k in ("non_finite", "dead"))
+    assert fit(model, (x, y), other, epochs=3).epoch == [0, 1, 2]
+    with pytest.warns(UserWarning, match="ends training: non-finite gradient at"):
+        assert fit(model, (x, y), gradients, epochs=10).epoch == [0]
+    model.set_weights(weights)
+    assert fit(model, points, gradients, epochs=3).epoch == [0, 1, 2]
+
+
+@pytest.mark.parametrize("append", [False, True])
+@pytest.mark.parametrize(
+    "duplicate", [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))]
+)
+def test_copies_and_pickles_go_on(duplicate, append, model, points, tmp_path):
+    path = tmp_path / "norms.csv"
+    log_dir = tmp_path if BACKEND == "tensorflow" else None
+    gradients = GradientNorms(csv=path, append=append, log_dir=log_dir)
+    fit(model, points, duplicate(gradients))
+    assert len(gradients.steps) == 0
+    path.unlink()
+    fit(model, points, gradients)
+    copied = duplicate(gradients)
+    for name, column in gradients.to_dict().items():
+        np.testing.assert_array_equal(copied.to_dict()[name], column)
+    fit(model, points, copied)
+    assert len(gradients.steps) == 6
+    table = pd.read_csv(path)
+    np.testing.assert_array_equal(table["step"], range(12))
+    np.testing.assert_array_equal(table["hidden"], copied.history["hidden"])
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="writes with TensorFlow")
+@pytest.mark.parametrize("update_freq", ["batch", 2, "epoch"])
+def test_tensorboard_receives_scalars_and_a_histogram(
+    update_freq, model, points, tmp_path
+):
+    gradients = GradientNorms(log_dir=tmp_path, update_freq=update_freq)
+    fit(model, points, gradients, epochs=2)
+    events = read_events(tmp_path)
+    hidden = gradients.history["hidden"]
+    expected = {
+        "batch": list(enumerate(hidden)),
+        2: list(enumerate(hidden))[::2],
+        "epoch": [(0, hidden[:6].mean()), (1, hidden[6:].mean())],
+    }[update_freq]
+    np.testing.assert_allclose(events["gradient_norm/hidden"], expected, rtol=1e-6)
+    histogram = events["log10_gradient_norm"]
+    assert [step for step, _ in histogram] == [step for step, _ in expected]
+    assert histogram[0][1][:, 2].sum() == 2  # one count per layer

@@ -1,0 +1,75 @@
+"""Tests of the ring buffers, which only the TensorFlow backend has."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from references import alike, batches, fit, mse, norms, recorded, regression
+
+from zoo.callbacks import GradientNorms
+
+
+def test_a_strategy_records_the_aggregated_gradient(points, strategy):
+    sgd = keras.optimizers.SGD(0.01)
+    expected = norms(alike(regression), sgd, mse, batches(points))
+    with strategy.scope():
+        model = alike(regression)
+        model.compile(keras.optimizers.SGD(0.01), "mse")
+    gradients = GradientNorms()
+    fit(model, points, gradients)
+    np.testing.assert_allclose(recorded(gradients), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("steps_per_execution", [1, 3])
+@pytest.mark.parametrize("eagerly", [True, False])
+def test_a_step_that_fails_has_no_row(eagerly, steps_per_execution, points):
+    def loss(y, outputs):
+        tf.debugging.assert_less(y, 1000.0, message="bad label")
+        return mse(y, outputs)
+
+    expected, gradients = GradientNorms(), GradientNorms()
+    model = alike(regression)
+    model.compile("sgd", mse)
+    fit(model, points, expected)
+    x, y = points[0], points[1].copy()
+    y[35] = 1000
+    model = alike(regression)
+    options = {"run_eagerly": eagerly, "steps_per_execution": steps_per_execution}
+    model.compile("sgd", loss, **options)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="bad label"):
+        fit(model, (x, y), gradients)
+    np.testing.assert_allclose(recorded(gradients), recorded(expected)[:4], rtol=1e-6)
+    assert not {"apply", "stateless_apply"} & vars(model.optimizer).keys()
+
+
+class ManyCalls(keras.Model):
+    """Calls its optimizer five times per step."""
+
+    def train_step(self, data):
+        x, y = data
+        for _ in range(5):
+            with tf.GradientTape() as tape:
+                loss = mse(y, self(x))
+            weights = self.trainable_weights
+            self.optimizer.apply(tape.gradient(loss, weights), weights)
+        return {"loss": loss}
+
+
+def test_a_ring_is_read_in_time_for_steps_of_several_calls(model, points):
+    many_calls = ManyCalls(model.inputs[0], model.outputs[0])
+    many_calls.compile("sgd", "mse")
+    gradients = GradientNorms(buffer_size=11)
+    fit(many_calls, points, gradients, epochs=3)
+    np.testing.assert_array_equal(gradients.steps, range(90))
+    too_small = GradientNorms(buffer_size=4)
+    with pytest.warns(UserWarning, match="lost 1 rows.*buffer_size=4"):
+        fit(many_calls, (points[0][:8], points[1][:8]), too_small)
+    np.testing.assert_array_equal(too_small.steps, [1, 2, 3, 4])
+
+
+def test_a_ring_is_read_in_time_after_steps_have_become_longer(model, points):
+    gradients = GradientNorms(buffer_size=8)
+    fit(model, points, gradients)
+    model.compile("sgd", "mse", steps_per_execution=4)
+    fit(model, points, gradients, epochs=8)
+    np.testing.assert_array_equal(gradients.steps, range(54))

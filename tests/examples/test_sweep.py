@@ -1,0 +1,33 @@
+"""The sweep runs in a process of its own, which Ray's processes belong to."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+from paths import ROOT
+
+PROGRAM = """
+import runpy, sys
+sweep = runpy.run_path(sys.argv[1])["main"]
+print("returned", sweep("shallow_mlp", "digits-sample", epochs=1, trials=2).optimizer)
+"""
+
+
+def test_sweep(tmp_path):
+    result = subprocess.run(
+        [sys.executable, "-c", PROGRAM, ROOT / "examples" / "sweep.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert result.returncode == 0, result.stderr
+    rows = re.findall(r"^ *([\d.e-]+) +([\d.e-]+) +(0\.\d+)$", result.stdout, re.M)
+    assert len(rows) == 2
+    rate, decay, accuracy = max(rows, key=lambda row: float(row[2]))
+    assert float(accuracy) > 0.2  # Ten classes: a guess is right once in ten times.
+    best = re.search(r"^best: (.*)$", result.stdout, re.M).group(1)
+    assert f"returned {best}" in result.stdout
+    found = [float(number) for number in re.findall(r": ([\d.e-]+)", best)]
+    assert found == pytest.approx([float(rate), float(decay)], rel=1e-3)

@@ -1,0 +1,67 @@
+"""Mistakes in the command line."""
+
+import subprocess
+import sys
+
+import pytest
+
+SAMPLE = ["train", "lenet5", "--dataset", "digits-sample"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["lst"], 2, "Did you mean 'list'"),
+        (["--nonsense"], 2, "--nonsense"),
+        (["info"], 2, "Missing argument"),
+        (["list", "nothing"], 2, "'lenet5'"),
+        (["list", "--weights", "minst"], 2, "Did you mean 'mnist'"),
+        (["list", "lenet", "--weights", "mnist"], 2, "Did you mean 'lenet5'"),
+        (["info", "lenet"], 2, "Did you mean 'lenet5'"),
+        (["info", "lenet5.minst"], 2, "Did you mean 'mnist'"),
+        (["train", "lenet"], 2, "Did you mean 'lenet5'"),
+        (["train", "lenet5", "--epochs", "0"], 2, "--epochs"),
+        (["train", "lenet5", "--recipe", "none.toml"], 2, "none.toml"),
+        (["train", "lenet5", "--dataset", "mnst"], 1, "'mnist'"),
+        ([*SAMPLE, "--split", "tain"], 1, "'train'"),
+        (["train", "shallow_mlp", "--recipe", "bad.toml"], 1, "Did you mean 'epochs'"),
+        (["evaluate", "lenet5"], 2, "'mnist'"),
+        (["evaluate", "lenet5.mnist", "--dataset", "digits-sample"], 1, "'test'"),
+        (["evaluate", "none.weights.h5"], 2, "none.weights.h5"),
+        (["evaluate", "bad.toml", "--weights", "bad.toml"], 2, "Unknown model"),
+        (["evaluate", "lenet5", "--weights", "none.h5"], 2, "none.h5"),
+        (["predict", "x.png", "--weights", "lenet5.minst"], 2, "Did you mean 'mnist'"),
+        (["predict", "nowhere"], 1, "nowhere"),
+        (["predict", "."], 1, "PNG or JPEG"),
+        (["datasets", "prepare", "mnist", "--from", "nowhere"], 2, "nowhere"),
+    ],
+)
+def test_mistakes_are_one_line(run, recipe, words, code, message):
+    wrong = recipe.read_text("utf-8").replace("epochs", "epoch")
+    recipe.with_name("bad.toml").write_text(wrong, "utf-8")
+    received, output, errors = run(*words)
+    assert (received, output) == (code, "")
+    assert errors.startswith("error: ")
+    assert errors.count("\n") == 1
+    assert message in errors
+
+
+ANSWERED = ["--help", "train --help", "list", "info lenet5.mnist", "datasets list"]
+REFUSED = ["lst", "list nothing", "train lenet", "predict x.png --weights lenet5.minst"]
+
+
+@pytest.mark.parametrize("line", ANSWERED + REFUSED)
+def test_answers_that_need_no_keras_do_not_import_it(line):
+    program = (
+        "import atexit, sys; atexit.register(lambda: print('LOADED', *sys.modules));"
+        "from zoo.cli.commands import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", program, *line.split()],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == (0 if line in ANSWERED else 2)
+    modules = done.stdout.partition("LOADED ")[2].split()
+    assert "zoo.cli" in modules
+    assert not {"keras", "tensorflow", "jax", "torch"} & {*modules}

@@ -1,0 +1,224 @@
+"""The commands, run in this process."""
+
+import json
+import pathlib
+import shutil
+from unittest import mock
+
+import keras
+import numpy as np
+from PIL import Image
+
+import zoo
+
+
+def save(path, image):
+    """Writes a uint8 image of shape `(height, width, 1)` as a file."""
+    Image.fromarray(image[:, :, 0]).save(path)
+    return path
+
+
+def test_list_prints_every_weight_or_those_that_match(run):
+    code, output, errors = run("list", "--json")
+    assert (code, errors) == (0, "")
+    rows = json.loads(output)
+    assert [row["weights"] for row in rows] == [w.id for w in zoo.list_weights()]
+    card = zoo.get_weights("lenet5.mnist")
+    [row] = [row for row in rows if row["weights"] == card.id]
+    assert row["parameters"] == 61_706
+    assert row["test_accuracy"] == card.metrics["accuracy"]
+    code, output, errors = run("list")
+    assert (code, errors) == (0, "")
+    assert all(row["weights"] in output for row in rows)
+    assert "61,706" in output
+    _, output, _ = run("list", "*mlp", "--weights", "mnist", "--json")
+    models = [row["weights"] for row in json.loads(output)]
+    assert models == ["shallow_mlp.mnist.v1", "deep_mlp.mnist.v1"]
+
+
+def test_info_prints_the_card(run):
+    card = zoo.get_weights("lenet5.mnist")
+    code, output, errors = run("info", "lenet5.mnist", "--json")
+    assert (code, errors) == (0, "")
+    description = json.loads(output)
+    assert description.pop("id") == "lenet5.mnist.v1"
+    assert description == json.loads(card.to_json())
+    _, output, _ = run("info", "lenet5.mnist")
+    assert card.sha256 in output
+    assert card.data["license"] in output
+    assert "probabilities" not in output
+
+
+def test_info_describes_a_model_and_a_run(run, trained):
+    code, output, errors = run("info", "lenet5")
+    assert (code, errors) == (0, "")
+    assert all(word in output for word in ("LeNet-5", "61,706", "lenet5.mnist.v1"))
+    code, output, errors = run("info", trained / "trained.weights.h5", "--json")
+    assert (code, errors) == (0, "")
+    assert json.loads(output)["recipe"]["model"] == "shallow_mlp"
+
+
+def test_datasets_lists_what_is_ready(run, tmp_path):
+    code, output, errors = run("datasets")
+    assert (code, errors) == (0, "")
+    lines = [line.split()[:2] for line in output.splitlines()]
+    assert ["digits-sample", "yes"] in lines
+    assert {"mnist", "fashion_mnist"} <= {line[0] for line in lines if line}
+    _, output, _ = run("datasets", "list", "--data-dir", tmp_path, "--json")
+    rows = {row["name"]: row for row in json.loads(output)}
+    assert rows["mnist"]["ready"] is False
+    assert rows["mnist"]["splits"]["test"] == 10_000
+
+
+def test_prepare_and_publish_pass_their_arguments(run, monkeypatch, recipe, tmp_path):
+    prepare = mock.Mock(return_value=tmp_path / "mnist.npz")
+    monkeypatch.setattr(zoo, "prepare_dataset", prepare)
+    words = ["datasets", "prepare", "mnist", "--from", tmp_path, "--data-dir", "there"]
+    assert run(*words)[:2] == (0, f"mnist is ready: {tmp_path / 'mnist.npz'}\n")
+    folders = {"source_dir": tmp_path, "data_dir": pathlib.Path("there")}
+    prepare.assert_called_once_with("mnist", **folders)
+
+    publish = mock.Mock(return_value=zoo.get_weights("lenet5.mnist"))
+    monkeypatch.setattr(zoo, "publish", publish)
+    code, output, _ = run("publish", recipe, "--seed", 4, "--seed", 5)
+    assert code == 0
+    assert output.startswith("lenet5.mnist.v1 is published")
+    assert publish.call_args.args == (recipe,)
+    assert publish.call_args.kwargs["seeds"] == [4, 5]
+
+
+# Training and using what was trained
+
+
+def test_train_leaves_logs(trained):
+    assert (trained / "log.csv").read_text("utf-8").count("\n") == 1 + 2
+    assert (trained / "gradient_norms.csv").is_file()
+    recipe = json.loads((trained / "run.json").read_text("utf-8"))["recipe"]
+    assert recipe["seed"] == 3
+
+
+def test_train_refuses_a_folder_that_holds_a_run(run, trained):
+    words = ["train", "shallow_mlp", "--recipe", trained.parent / "recipe.toml"]
+    words += ["--seed", 3, "--output", trained]
+    code, _, errors = run(*words)
+    assert (code, errors.count("\n")) == (1, 1)
+    assert str(trained) in errors
+    code, output, _ = run(*words, "--resume")
+    assert code == 0
+    assert "trained.weights.h5" in output
+
+
+def test_evaluate_takes_trained_weights_in_three_forms(run, trained):
+    weights = trained / "trained.weights.h5"
+    by_name = ["shallow_mlp", "--weights", weights]
+    scores = []
+    for words in ([weights], by_name, [*by_name, "--dataset", "digits-sample"]):
+        words = ["evaluate", *words, "--split", "validation", "--json"]
+        code, output, errors = run(*words)
+        assert (code, errors) == (0, "")
+        scores.append(json.loads(output))
+    assert scores[0]["accuracy"] == scores[1]["accuracy"] == scores[2]["accuracy"]
+    assert scores[0]["accuracy"] > 0.7
+    assert scores[0]["images"] == 1_000
+
+
+def test_evaluate_prints_the_accuracy_of_the_model(run):
+    data = zoo.load_dataset("digits-sample", "validation", as_="numpy")
+    expected = zoo.evaluate(zoo.LeNet5(weights="mnist"), data)
+    words = ["evaluate", "lenet5.mnist", "--dataset", "digits-sample"]
+    code, output, errors = run(*words, "--split", "validation")
+    assert (code, errors) == (0, "")
+    assert f"{expected['accuracy']:.4g}" in output
+
+
+def test_a_damaged_or_missing_description_is_one_error(run, trained, tmp_path):
+    file = tmp_path / "mine.weights.h5"
+    shutil.copy(trained / "trained.weights.h5", file)
+    code, _, errors = run("evaluate", "shallow_mlp", "--weights", file)
+    assert (code, errors.count("\n")) == (1, 1)
+    assert "--dataset" in errors
+    (tmp_path / "run.json").write_text("{", "utf-8")
+    code, _, errors = run("export", file, "serving")
+    assert (code, errors.count("\n")) == (1, 1)
+    assert str(tmp_path / "run.json") in errors
+
+
+# Predicting
+
+
+def test_predict_equals_the_model(run, digits, tmp_path):
+    file = save(tmp_path / "digit.png", digits[0][4])
+    _, output, _ = run(
+        "predict", file, "--weights", "lenet5.mnist", "--top", 10, "--json"
+    )
+    [answer] = json.loads(output)
+    found = {answer["label"]: answer["probability"], **answer["runner_up"]}
+    expected = zoo.LeNet5(weights="mnist").predict(digits[0][4:5], verbose=0)[0]
+    np.testing.assert_allclose([found[str(i)] for i in range(10)], expected, atol=1e-6)
+    assert list(found.values()) == sorted(found.values(), reverse=True)
+
+
+def test_predict_reports_unreadable_files_and_continues(run, digits, tmp_path):
+    good = save(tmp_path / "good.png", digits[0][0])
+    (tmp_path / "cut.png").write_bytes(good.read_bytes()[:100])
+    (tmp_path / "text.png").write_text("no image", "utf-8")
+    Image.fromarray(digits[0][0][:, :, 0]).save(tmp_path / "picture.gif")
+    bad = ["cut.png", "text.png", "picture.gif"]
+    for readable in ([good], []):
+        code, output, errors = run("predict", *bad, *readable, "--json")
+        assert code == 1
+        files = [answer["file"] for answer in json.loads(output)]
+        assert files == [str(file) for file in readable]
+        *lines, summary = errors.splitlines()
+        total = len(bad + readable)
+        assert summary == f"error: 3 of {total} files could not be read."
+        for name, line in zip(bad, lines, strict=True):
+            assert line.startswith(f"error: {name}: ")
+
+
+def test_predict_labels_folders_and_inverts_dark_ink(run, digits, tmp_path):
+    (tmp_path / "scans" / "deep").mkdir(parents=True)
+    for image, label in zip(*digits, strict=True):
+        large = Image.fromarray(255 - image[:, :, 0]).resize((140, 112))
+        folder = "scans/deep" if label > 6 else "scans"
+        large.save(tmp_path / folder / f"{label}.png")
+    words = ["predict", "scans", "scans/1.png", "--weights", "lenet5.mnist"]
+    code, output, errors = run(*words, "--invert", "--json")
+    assert (code, errors) == (0, "")
+    answers = json.loads(output)
+    files = [pathlib.Path(answer["file"]).stem for answer in answers]
+    assert sorted(files) == [*"0123456789"]
+    right = [a["label"] == file for a, file in zip(answers, files, strict=True)]
+    assert sum(right) >= 9
+    for answer in answers:
+        [runner_up] = answer["runner_up"].values()
+        assert 1 >= answer["probability"] >= runner_up >= 0
+
+
+# Exporting
+
+
+def test_export_writes_numbered_versions(run, tmp_path):
+    for version in ("1", "2"):
+        code, output, errors = run("export", "lenet5.mnist", "serving/lenet5")
+        assert code == 0, errors
+        assert (tmp_path / "serving/lenet5" / version / "saved_model.pb").is_file()
+        assert output.strip().endswith(f"serving/lenet5/{version}")
+    code, _, errors = run("export", "lenet5.mnist", "serving/lenet5", "--version", 2)
+    assert code == 1
+    assert "version exists" in errors
+    assert errors.count("\n") == 1
+
+
+def test_export_writes_the_labels_of_a_run_and_those_of_a_file(run, trained, tmp_path):
+    code, _, errors = run("export", trained / "trained.weights.h5", "digits")
+    assert code == 0, errors
+    assert zoo.load_exported(tmp_path / "digits").labels == tuple("0123456789")
+
+    layers = [keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(2)]
+    keras.Sequential(layers).save(tmp_path / "mine.keras")
+    (tmp_path / "labels.txt").write_text("cat\nHund und Katze\n", "utf-8")
+    code, _, errors = run("export", "mine.keras", "serving", "--labels", "labels.txt")
+    assert code == 0, errors
+    exported = zoo.load_exported(tmp_path / "serving")
+    assert exported.labels == ("cat", "Hund und Katze")

@@ -1,0 +1,122 @@
+"""The public functions: splits, arguments, arrays and pipelines."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from dataset_checks import equal, sorted_hashes
+
+from zoo.data.catalog import DatasetUnavailableError
+from zoo.data.datasets import list_datasets, load_dataset, prepare_dataset
+
+
+def test_prepared_datasets_are_listed(prepared_data_dir, tmp_path):
+    ready = {"mnist": True, "fashion_mnist": True, "digits-sample": True}
+    assert list_datasets(data_dir=prepared_data_dir) == ready
+    not_ready = {"mnist": False, "fashion_mnist": False, "digits-sample": True}
+    assert list_datasets(data_dir=tmp_path) == not_ready
+
+
+def test_validation_is_the_datasets_own_or_the_last_sixth(source_dir, tmp_path):
+    def numbers(name, split):
+        images, _ = load_dataset(
+            name,
+            split,
+            as_="numpy",
+            data_dir=tmp_path,
+            source_dir=source_dir / name,
+        )
+        return images[:, 0, 0, 1].tolist()
+
+    assert sorted(numbers("tiny_sails", "train")) == list(range(24))
+    assert sorted(numbers("tiny_sails", "validation")) == list(range(24, 30))
+
+    both = numbers("tiny_flags", "train+validation")
+    stored = tfds.builder("tiny_flags", data_dir=tmp_path).as_dataset(split="train")
+    order = [int(example["image"][0, 0, 1]) for example in stored]
+    assert both == order
+    assert numbers("tiny_flags", "train") == order[:25]
+    assert numbers("tiny_flags", "validation") == order[25:]
+
+
+def test_the_default_data_dir_is_that_of_tfds(
+    monkeypatch, tmp_path, source_dir, offline
+):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "elsewhere"))
+    file = prepare_dataset("tiny_flags", source_dir=source_dir / "tiny_flags")
+    assert file == tmp_path / "elsewhere" / "tiny_flags" / "1.2.0.npz"
+    monkeypatch.delenv("TFDS_DATA_DIR")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(
+        DatasetUnavailableError, match=f"{tmp_path}/tensorflow_datasets "
+    ):
+        load_dataset("mnist")
+
+
+def test_wrong_arguments_are_refused():
+    names = r"'train', 'validation', 'train\+validation'"
+    for arguments, message in [
+        ({"split": "val"}, rf"{names}.*Received: split='val'\.$"),
+        ({"split": "test"}, "among the training images of MNIST"),
+        ({"as_": "torch"}, r"Received: as_='torch'\.$"),
+        ({"as_": "numpy", "batch_size": 32}, r"Received: batch_size=32\.$"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            load_dataset("digits-sample", **arguments)
+
+
+def test_arrays_belong_to_the_caller():
+    images, labels = load_dataset("digits-sample", as_="numpy")
+    images[:], labels[:] = 0, 11
+    images, labels = load_dataset("digits-sample", as_="numpy")
+    assert (images.max(), labels.max()) == (255, 9)
+
+
+def test_shuffled_arrays_keep_images_and_labels_together():
+    def shuffled(seed):
+        return load_dataset("digits-sample", as_="numpy", shuffle=True, seed=seed)
+
+    ordered = load_dataset("digits-sample", as_="numpy")
+    assert sorted_hashes(*shuffled(3)) == sorted_hashes(*ordered)
+    assert equal(shuffled(3), shuffled(3))
+    assert not equal(shuffled(3), shuffled(4))
+    assert not equal(shuffled(3), ordered)
+
+
+def iterate(dataset):
+    batches = [(images.numpy(), labels.numpy()) for images, labels in dataset]
+    images, labels = zip(*batches, strict=True)
+    return np.concatenate(images), np.concatenate(labels)
+
+
+def test_pipelines_of_batches_and_of_single_images():
+    images, labels = load_dataset("digits-sample", "validation", as_="numpy")
+    batches = load_dataset("digits-sample", "validation", batch_size=300)
+    single = load_dataset("digits-sample", "validation")
+    for dataset, shape in (batches, (None,)), (single, ()):
+        assert dataset.element_spec == (
+            tf.TensorSpec((*shape, 28, 28, 1), tf.uint8),
+            tf.TensorSpec(shape, tf.int64),
+        )
+    assert [len(labels) for _, labels in batches] == [300, 300, 300, 100]
+    assert (batches.cardinality(), single.cardinality()) == (4, 1000)
+    assert equal(iterate(batches), (images, labels))
+    assert equal(iterate(single.batch(64)), (images, labels))
+
+
+def test_shuffled_pipeline_has_a_new_order_at_each_iteration():
+    def pipeline(seed):
+        return load_dataset(
+            "digits-sample", "validation", batch_size=128, shuffle=True, seed=seed
+        )
+
+    dataset = pipeline(seed=1)
+    first, second = iterate(dataset), iterate(dataset)
+    expected = sorted_hashes(*load_dataset("digits-sample", "validation", as_="numpy"))
+    assert sorted_hashes(*first) == sorted_hashes(*second) == expected
+    assert not equal(first, second)
+    # The whole sequence of orders follows from the seed.
+    again = pipeline(seed=1)
+    assert equal(iterate(again), first)
+    assert equal(iterate(again), second)
+    assert not equal(iterate(pipeline(seed=2)), first)

@@ -1,0 +1,125 @@
+import shutil
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from exports import encode, lenet, random_pixels, tree, vector
+
+import zoo
+from zoo.exporting.loading import check_exported, load_exported
+from zoo.exporting.versions import export
+
+
+def test_the_newest_version(tmp_path, folder):
+    for version in ("9", "10"):
+        shutil.copytree(folder, tmp_path / version)
+    (tmp_path / ".unfinished-11").mkdir()
+    assert load_exported(tmp_path).path == tmp_path / "10"
+    assert load_exported(str(tmp_path / "9")).path == tmp_path / "9"
+
+
+def test_labels(tmp_path):
+    model = vector()
+    model.categories = tuple("abcdefghij")
+    exported = load_exported(export(model, tmp_path))
+    assert exported.labels == model.categories
+    answer = exported(random_pixels(model))
+    labels = [model.categories[class_id] for class_id in answer["class_id"]]
+    assert answer["label"].tolist() == labels
+
+
+@pytest.mark.parametrize(
+    ("name", "dataset"), [(w.model, w.dataset) for w in zoo.list_weights()]
+)
+def test_files_of_every_published_weight(name, dataset, tmp_path):
+    weights = zoo.get_weights(name, dataset)
+    model = zoo.create(name, weights=weights)
+    pixels = random_pixels(model)
+    exported = load_exported(export(model, tmp_path))
+    answer = exported.predict([encode(image) for image in pixels])
+    expected = model.predict(pixels, verbose=0)
+    np.testing.assert_allclose(answer["probabilities"], expected, 0, 1e-6)
+    labels = [weights.categories[class_id] for class_id in expected.argmax(-1)]
+    assert answer["label"].tolist() == labels
+
+
+def test_an_empty_batch_has_an_empty_answer(exported):
+    answer = exported.predict(np.zeros((0, 28, 28, 1), "uint8"))
+    shapes = {name: array.shape for name, array in answer.items()}
+    assert shapes == {"probabilities": (0, 10), "class_id": (0,), "label": (0,)}
+
+
+@pytest.mark.parametrize(
+    "images", [np.zeros((28, 28, 1)), np.zeros((1, 32, 32, 1)), np.zeros(())]
+)
+def test_predict_rejects_other_shapes(exported, images):
+    message = r"shape \(None, 28, 28, 1\)\. Received: images\.shape=.*\.$"
+    with pytest.raises(ValueError, match=message):
+        exported.predict(images)
+
+
+def test_predict_explains_a_wrong_file(exported, tmp_path):
+    with pytest.raises(ValueError, match="neither a PNG nor a JPEG file"):
+        exported.predict((encode(np.zeros((28, 28), "uint8")), b"text"))
+    pixels_only = load_exported(export(vector(), tmp_path))
+    with pytest.raises(ValueError, match="no signature for image files"):
+        pixels_only.predict([encode(np.zeros((28, 28), "uint8"))])
+
+
+def test_training_does_not_change_an_exported_version(tmp_path, pixels):
+    model = lenet()
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.fit(pixels, np.arange(12) % 10, verbose=0)
+    variables = [keras.ops.convert_to_numpy(v) for v in model.variables]
+    exported = load_exported(export(model, tmp_path))
+    for variable, before in zip(model.variables, variables, strict=True):
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(variable), before)
+    before = exported.predict(pixels)["probabilities"]
+    model.fit(pixels, np.arange(12) % 10, verbose=0)
+    np.testing.assert_array_equal(exported.predict(pixels)["probabilities"], before)
+
+
+def test_importing_takes_neither_keras_nor_tensorflow():
+    program = (
+        "import sys; sys.modules['keras'] = sys.modules['tensorflow'] = None\n"
+        "import zoo.exporting.loading"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize("name", ["labels.txt", "variables/variables.index"])
+@pytest.mark.parametrize("change", ["flipped", "truncated", "missing"])
+def test_altered_files_are_rejected(folder, tmp_path, name, change):
+    copy = shutil.copytree(folder, tmp_path / "1")
+    content = (copy / name).read_bytes()
+    if change == "missing":
+        (copy / name).unlink()
+    elif change == "truncated":
+        (copy / name).write_bytes(content[:-1])
+    else:
+        (copy / name).write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    with pytest.raises(ValueError, match="is not the file that was exported") as error:
+        load_exported(tmp_path)
+    assert str(copy / name) in str(error.value)
+    assert "Expected: sha256=" in str(error.value)
+
+
+def test_check_exported(folder, tmp_path):
+    assert check_exported(folder) == check_exported(folder.parent) == folder
+    copy = shutil.copytree(folder, tmp_path / "1")
+    before = tree(copy)
+    assert check_exported(copy) == copy
+    assert tree(copy) == before
+    (copy / "variables" / "more").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"were not exported.*variables/more"):
+        check_exported(copy)
+
+
+def test_nothing_to_load(tmp_path, folder):
+    (tmp_path / "3").mkdir()
+    for path in (tmp_path / "nowhere", tmp_path, tmp_path / "3", folder / "labels.txt"):
+        with pytest.raises(FileNotFoundError, match="No version written by") as error:
+            load_exported(path)
+        assert str(path) in str(error.value)

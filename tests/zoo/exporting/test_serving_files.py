@@ -1,0 +1,147 @@
+import os
+import re
+
+import pytest
+import yaml
+
+from zoo.exporting.serving_files import FILES, served_name, write_serving_files
+
+LABELS = [str(digit) for digit in range(10)]
+
+
+def written(base, shape=(28, 28, 1), labels=LABELS):
+    """The files beside the versions of a model that takes images of this shape."""
+    base.mkdir(exist_ok=True)
+    inputs = {"serving_default": {"image": {"shape": [None, *shape]}}}
+    if len(shape) > 1:
+        inputs["serving_bytes"] = {"image_bytes": {"shape": [None]}}
+    signatures = {name: {"inputs": x} for name, x in inputs.items()}
+    write_serving_files(base, {"signatures": signatures, "labels": labels})
+    return {path.name: path.read_text("utf-8") for path in base.iterdir()}
+
+
+def code_blocks(readme):
+    return re.findall(r"```(?:sh|python)\n(.*?)```", readme, re.DOTALL)
+
+
+def test_compose_serves_this_folder(tmp_path):
+    compose = yaml.safe_load(written(tmp_path / "lenet5")["compose.yaml"])
+    serving = compose["services"]["serving"]
+    assert serving["volumes"] == [".:/models/lenet5:ro"]
+    # The image serves /models/$MODEL_NAME, and listens on these ports.
+    assert serving["environment"] == {"MODEL_NAME": "lenet5"}
+    ports = {port.rpartition(":")[2] for port in serving["ports"]}
+    assert ports == {"8500", "8501"}
+
+
+@pytest.mark.parametrize(
+    ("shape", "shown", "sections"),
+    [
+        (
+            (28, 28, 1),
+            "28, 28, 1",
+            [
+                "`serving_default` and `serving_uint8`: `image`, (n, 28, 28, 1) as",
+                "`serving_bytes`: `image_bytes`, PNG or JPEG files of any size",
+                "`classify`: a `tf.Example` with `image/encoded`",
+            ],
+        ),
+        (
+            (6,),
+            "6",
+            [
+                "`serving_default` and `serving_uint8`: `image`, (n, 6) as",
+                "`classify`: a `tf.Example` with `image`, 6 floats",
+            ],
+        ),
+    ],
+)
+def test_readme_has_a_section_for_each_signature(shape, shown, sections, tmp_path):
+    readme = written(tmp_path / "small", shape)["README.md"]
+    assert readme.startswith("# small\n")
+    assert f"images have the shape ({shown}) and" in readme
+    _, *received = readme.split("\n### ")
+    assert len(received) == len(sections)
+    for text, section in zip(received, sections, strict=True):
+        assert text.startswith(section)
+        assert text.count("```sh\n") == text.count("```python\n") == 1
+    assert "$" not in re.sub(r'"\$(PWD|\()|\$signature', "", readme)
+
+
+def test_many_labels_are_cut_short(tmp_path):
+    labels = [f"class {number}" for number in range(1000)]
+    readme = written(tmp_path / "large", labels=labels)["README.md"]
+    assert '"class 19"] and 980 more, in labels.txt\n' in readme
+    assert "class 20" not in readme
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("lenet5", "lenet5"),
+        ("LeNet-5.mnist_v1", "LeNet-5.mnist_v1"),
+        ("my model (2)", "my_model_2"),
+        ("a\"b'c`d", "a_b_c_d"),
+        ("$HOME$(id)", "HOME_id"),
+        ("a\nb: c\n#d", "a_b_c_d"),
+        ("--privileged", "privileged"),
+        ("a:b\\c", "a_b_c"),
+        ("数字", "model"),
+    ],
+)
+def test_odd_names_reach_no_file(folder, name, tmp_path):
+    assert served_name(tmp_path / folder) == name
+    files = written(tmp_path / folder)
+    plain = written(tmp_path / "plain")
+    assert files == {file: text.replace("plain", name) for file, text in plain.items()}
+
+
+def test_name_is_that_of_the_folder_however_it_is_given(tmp_path, monkeypatch):
+    (tmp_path / "lenet5").mkdir()
+    monkeypatch.chdir(tmp_path / "lenet5")
+    assert served_name(".") == served_name("../lenet5/") == "lenet5"
+    assert served_name("/") == "model"
+
+
+def test_labels_cannot_leave_their_line(tmp_path):
+    odd = ["```sh", "$name", "${name}", "\x1b[2J", 'a"b', "# title", "é", "a\nb", ""]
+    readme = written(tmp_path / "plain")["README.md"]
+    hostile = written(tmp_path / "odd", labels=odd)["README.md"].replace("odd", "plain")
+    assert code_blocks(hostile) == code_blocks(readme)
+    assert hostile.count("\n") == readme.count("\n")
+    assert '    ["```sh", "$name", "${name}", "\\u001b[2J", "a\\"b"' in hostile
+
+
+def test_existing_files_are_left_as_they_are(tmp_path):
+    first = written(tmp_path)
+    assert set(first) == set(FILES) == {"README.md", "compose.yaml"}
+    (tmp_path / "compose.yaml").write_text("services: {}\n")
+    (tmp_path / "README.md").unlink()
+    second = written(tmp_path, (32, 32, 3))
+    assert second["compose.yaml"] == "services: {}\n"
+    assert "(32, 32, 3)" in second["README.md"]
+    (tmp_path / "README.md").unlink()
+    (tmp_path / "README.md").symlink_to("elsewhere")
+    with pytest.raises(FileNotFoundError, match="README"):
+        written(tmp_path)  # Reads the link, which leads nowhere.
+    assert os.readlink(tmp_path / "README.md") == "elsewhere"
+    assert {path.name for path in tmp_path.iterdir()} == set(FILES)
+
+
+@pytest.mark.parametrize("full_after", [0, 1])
+def test_full_disk_leaves_no_incomplete_file(full_after, tmp_path, monkeypatch):
+    fsync, calls = os.fsync, []
+
+    def flush_to_a_full_disk(descriptor):
+        calls.append(descriptor)
+        if len(calls) > full_after:
+            raise OSError(28, "No space left on device")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", flush_to_a_full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        written(tmp_path)
+    left = {path.name: path.read_text("utf-8") for path in tmp_path.iterdir()}
+    assert list(left) == ["README.md"][:full_after]
+    monkeypatch.undo()
+    assert written(tmp_path).items() >= left.items()

@@ -1,0 +1,340 @@
+import doctest
+import errno
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+
+import keras
+import numpy as np
+import pytest
+from exports import ENVIRONMENT, folders, tree, vector
+from keras import layers
+
+import zoo
+from zoo.exporting import versions
+from zoo.exporting.loading import check_exported, load_exported
+from zoo.exporting.versions import export
+
+
+def test_versions_count_up(tmp_path):
+    model = vector()
+    base = tmp_path / "a" / "b"
+    (base / "notes").mkdir(parents=True)
+    assert export(model, base) == base / "1"
+    assert export(model, str(base), 9) == base / "9"
+    (base / "00011").mkdir()  # TF Serving reads 11.
+    assert export(model, base) == base / "12"
+    for taken in (1, 9, 11):
+        before = tree(base)
+        with pytest.raises(FileExistsError, match=r"Choose another one.*version="):
+            export(model, base, taken)
+        assert tree(base) == before
+    assert folders(base) == ["00011", "1", "12", "9", "notes"]
+    assert load_exported(base).path == base / "12"
+    # Another user's server can read them.
+    assert (base / "1").stat().st_mode == (base / "notes").stat().st_mode
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        *("0123456789", ["a", "b"], ["a"] * 11, list(range(10)), ["two\nlines"] * 10),
+        *([""] * 10, {str(i) for i in range(10)}, 7),
+    ],
+)
+def test_bad_labels(labels, tmp_path):
+    with pytest.raises(ValueError, match=r"a list of 10 strings .* Received: labels="):
+        export(vector(), tmp_path / "base", labels=labels)
+    assert not (tmp_path / "base").exists()
+
+
+# Models that are no image classifiers
+
+
+class Subclassed(keras.Model):
+    def call(self, inputs):
+        return inputs
+
+
+def two_inputs():
+    a, b = keras.Input((4,)), keras.Input((4,))
+    return keras.Model([a, b], layers.Dense(2)(a + b))
+
+
+def two_outputs():
+    a = keras.Input((4,))
+    return keras.Model(a, [layers.Dense(2)(a), layers.Dense(3)(a)])
+
+
+def ending_in(*last):
+    return keras.Sequential([keras.Input((28, 28, 1)), layers.Flatten(), *last])
+
+
+def averaged():
+    a = keras.Input((4,))
+    outputs = [layers.Dense(2, "softmax")(a), layers.Dense(2, "softmax")(a)]
+    return keras.Model(a, layers.Average()(outputs))
+
+
+def sized(*shape, **options):
+    inputs = keras.Input(shape, **options)
+    return keras.Sequential([inputs, layers.GlobalAveragePooling2D()])
+
+
+def channels_first():
+    pooling = layers.MaxPooling2D(2, data_format="channels_first")
+    inputs = keras.Input((1, 28, 28))
+    return keras.Sequential([inputs, pooling, layers.Flatten(), layers.Dense(10)])
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (Subclassed, "with inputs"),
+        (keras.Sequential, "with inputs"),
+        (two_inputs, r"with inputs \[\(None, 4\), \(None, 4\)\]"),
+        (two_outputs, r"outputs \[\(None, 2\), \(None, 3\)\]"),
+        (lambda: ending_in(layers.Dense(1)), r"outputs \[\(None, 1\)\]"),
+        (lambda: ending_in(layers.Reshape((28, 28))), r"outputs \[\(None, 28, 28\)\]"),
+        (lambda: sized(None, None, 3), r"inputs \[\(None, None, None, 3\)\]"),
+        (lambda: sized(4, 4, 3, batch_size=8), r"inputs \[\(8, 4, 4, 3\)\]"),
+        # Neither probabilities nor logits, as `ends_in_softmax` explains.
+        (lambda: ending_in(layers.Dense(10, "sigmoid", name="last")), "last.*sigmoid"),
+        (lambda: ending_in(layers.Dense(10), layers.LeakyReLU()), "LeakyReLU"),
+        (averaged, "Average"),
+        (ending_in, "InputLayer"),
+        (channels_first, "channels-first"),
+    ],
+)
+def test_models_that_are_no_image_classifiers(build, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        export(build(), tmp_path / "base")
+    assert not (tmp_path / "base").exists()
+
+
+@pytest.mark.parametrize("model", [None, "lenet5", layers.Dense(10)], ids=str)
+def test_something_else_than_a_model(model, tmp_path):
+    with pytest.raises(TypeError, match=r"must be a keras\.Model\. Received: model="):
+        export(model, tmp_path / "base")
+    assert not (tmp_path / "base").exists()
+
+
+# Versions, formats and folders that are not possible
+
+
+@pytest.mark.parametrize("version", [0, -1, 1.0, "2", True, 2**63, [1]])
+def test_bad_versions(version, tmp_path):
+    with pytest.raises(ValueError, match=r"must be an integer from 1, .*version="):
+        export(vector(), tmp_path / "base", version)
+    assert not (tmp_path / "base").exists()
+
+
+def test_a_bad_format(tmp_path):
+    with pytest.raises(ValueError, match=r"'saved_model', 'onnx'.*format='h5'\."):
+        export(vector(), tmp_path / "base", format="h5")
+    assert not (tmp_path / "base").exists()
+
+
+def test_base_has_versions_of_another_format(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "1")
+    text = (copy / "export.json").read_text("utf-8")
+    (copy / "export.json").write_text(text.replace('"saved_model"', '"onnx"'), "utf-8")
+    with pytest.raises(ValueError, match=r"1 has the format 'onnx'.*format='saved_mod"):
+        export(vector(), tmp_path)
+    assert folders(tmp_path) == ["1"]
+
+
+def test_base_is_a_file(tmp_path):
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(NotADirectoryError, match=r"must be a folder.*file'\.$"):
+        export(vector(), tmp_path / "file")
+    with pytest.raises(NotADirectoryError, match=r"Not a directory: .*base"):
+        export(vector(), tmp_path / "file" / "base")
+    assert tree(tmp_path) == {"file": b"kept"}
+
+
+def test_base_is_a_version_or_no_local_folder(folder):
+    before = tree(folder.parent)
+    with pytest.raises(ValueError, match=f"Did you mean {str(folder.parent)!r}"):
+        export(vector(), folder)
+    with pytest.raises(ValueError, match="must be a local folder"):
+        export(vector(), "gs://bucket/model")
+    assert tree(folder.parent) == before
+    assert not pathlib.Path("gs:").exists()
+
+
+def test_base_is_read_only():
+    model = vector()
+    user = os.geteuid()
+    # pytest's own folders are closed to other users, and root may write anywhere.
+    with tempfile.TemporaryDirectory() as temporary:
+        os.chmod(temporary, 0o555)
+        if user == 0:
+            os.seteuid(65534)
+        try:
+            with pytest.raises(PermissionError, match=temporary):
+                export(model, temporary)
+        finally:
+            if user == 0:
+                os.seteuid(user)
+        assert os.listdir(temporary) == []
+        os.chmod(temporary, 0o755)
+
+
+# Atomic publication
+
+# Forked exporters, each killed at a random moment of the time that one takes. The time
+# is corrected after each, so that about one of five finishes on a busy machine, too.
+# Each moment hits the same few steps (graph, variables, fsync, README, rename): 60 have
+# several kills in each.
+KILLED_EXPORTERS = """
+import os, random, signal, sys, time
+import keras
+from zoo.exporting import writing  # Once, before the forks.
+from zoo.exporting.versions import export
+
+def fork(moment):
+    if (child := os.fork()) == 0:
+        export(model, sys.argv[1])
+        os._exit(0)
+    time.sleep(moment)
+    os.kill(child, signal.SIGKILL)
+    return os.waitpid(child, 0)[1] == 0
+
+model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, "softmax")])
+start = time.monotonic()
+export(model, sys.argv[1])
+seconds = time.monotonic() - start
+random.seed(0)
+for _ in range(60):
+    seconds *= 0.8 if fork(random.uniform(0, 1.2 * seconds)) else 1.05
+"""
+
+
+@pytest.mark.endurance
+def test_killed_exports_leave_no_incomplete_version(tmp_path):
+    process = subprocess.run(
+        [sys.executable, "-c", KILLED_EXPORTERS, tmp_path],
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT,
+    )
+    assert process.returncode == 0, process.stderr
+    versions = [name for name in folders(tmp_path) if not name.startswith(".")]
+    assert 3 < len(versions) < 57
+    for version in versions:
+        check_exported(tmp_path / version)
+    # Each export removes what the killed one before has left; so does the next.
+    assert len(folders(tmp_path)) <= len(versions) + 2
+    last = export(vector(), tmp_path)
+    assert int(last.name) == 1 + max(map(int, versions))
+    assert folders(tmp_path) == sorted([*versions, last.name])
+    left = {"README.md", "compose.yaml", ".lock", *versions, last.name}
+    assert set(os.listdir(tmp_path)) == left
+
+
+def test_what_a_killed_export_has_left_is_removed(tmp_path):
+    (tmp_path / ".unfinished-1" / "variables").mkdir(parents=True)
+    (tmp_path / ".lock").touch()
+    assert export(vector(), tmp_path) == tmp_path / "1"
+    assert folders(tmp_path) == ["1"]
+
+
+EXPORTER = """
+import sys
+import keras
+from zoo.exporting.versions import export
+keras.utils.set_random_seed(1)
+model = keras.Sequential([
+    keras.Input((28, 28, 1)), keras.layers.Flatten(),
+    keras.layers.Dense(10, "softmax")])
+print("ready", flush=True)
+input()
+print(export(model, sys.argv[1]))
+"""
+
+
+@pytest.mark.endurance
+def test_two_exports_at_once_get_two_equal_versions(tmp_path):
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", EXPORTER, tmp_path],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=ENVIRONMENT | {"PYTHONHASHSEED": seed},
+        )
+        for seed in ("1", "2")
+    ]
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    outputs = [process.communicate() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    received = {output.strip() for output, _ in outputs}
+    assert received == {f"{tmp_path}/1", f"{tmp_path}/2"}
+    assert folders(tmp_path) == ["1", "2"]
+    assert tree(tmp_path / "1") == tree(tmp_path / "2")
+
+
+@pytest.mark.parametrize("version", [None, 1])
+def test_an_export_waits_and_takes_the_next_number(
+    version, folder, tmp_path, monkeypatch
+):
+    """A rival publishes between the first check and the lock."""
+    lock = versions.lock
+
+    def lock_after_a_rival(path):
+        shutil.copytree(folder, tmp_path / "1")
+        return lock(path)
+
+    monkeypatch.setattr(versions, "lock", lock_after_a_rival)
+    if version is None:
+        assert export(vector(), tmp_path) == tmp_path / "2"
+    else:
+        with pytest.raises(FileExistsError, match="Choose another one"):
+            export(vector(), tmp_path, version)
+    assert folders(tmp_path) == ["1", "2"][: 2 if version is None else 1]
+    assert tree(tmp_path / "1") == tree(folder)
+
+
+def test_no_version_is_replaced(folder, tmp_path, monkeypatch):
+    """Another program, which knows no lock, publishes in the last moment."""
+    rename = os.rename
+
+    def rename_after_a_rival(source, target):
+        shutil.copytree(folder, target)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", rename_after_a_rival)
+    with pytest.raises(OSError, match="not empty") as error:
+        export(vector(), tmp_path)
+    assert error.value.errno == errno.ENOTEMPTY
+    assert folders(tmp_path) == ["1"]
+    assert tree(tmp_path / "1") == tree(folder)
+
+
+def test_an_interrupted_export_leaves_nothing(tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        export(vector(), tmp_path)
+    assert os.listdir(tmp_path) == [".lock"]
+
+
+@pytest.mark.parametrize("function", [zoo.export, zoo.load_exported])
+def test_example(function, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    finder = doctest.DocTestFinder(recurse=False)
+    [example] = finder.find(function, "example", globs={"np": np, "zoo": zoo})
+    assert example.examples
+    assert doctest.DocTestRunner().run(example).failed == 0
+    assert (tmp_path / "serving" / "lenet5" / "1").is_dir()

@@ -1,0 +1,60 @@
+import resource
+import shutil
+import sys
+
+import keras
+import numpy as np
+import pytest
+from exports import folders, random_pixels, tree
+from keras import layers
+
+from zoo.exporting import writing
+from zoo.exporting.loading import load_exported
+from zoo.exporting.versions import export
+
+
+def test_weights_are_stored_once(tmp_path):
+    model = keras.Sequential(
+        [keras.Input((784,)), layers.Dense(500, "relu"), layers.Dense(10, "softmax")]
+    )
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.fit(random_pixels(model), np.zeros(12), verbose=0)  # Adam doubles the state.
+    folder = export(model, tmp_path)
+    stored = sum(path.stat().st_size for path in (folder / "variables").iterdir())
+    parameters = 4 * model.count_params()
+    assert parameters <= stored <= 1.01 * parameters + 1024
+    assert (folder / "saved_model.pb").stat().st_size < 200_000
+
+
+def test_full_disk(tmp_path):
+    model = keras.Sequential([keras.Input((784,)), layers.Dense(200), layers.Dense(10)])
+    export(model, tmp_path)
+    before = tree(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
+    try:
+        with pytest.raises(OSError, match=r"cannot be written: .*too large"):
+            export(model, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert tree(tmp_path) == before
+    assert folders(tmp_path) == ["1"]
+    assert export(model, tmp_path) == tmp_path / "2"
+
+
+def test_another_backend_exports_in_a_second_process(
+    model, pixels, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(keras.config, "backend", lambda: "jax")
+    monkeypatch.setattr(writing, "write_version", None)
+    labels = [f"-é {i}" for i in range(10)]
+    exported = load_exported(export(model, tmp_path, labels=labels))
+    answer = exported.predict(pixels)
+    expected = model.predict(pixels, verbose=0)
+    np.testing.assert_allclose(answer["probabilities"], expected, 0, 1e-6)
+    assert exported.labels == tuple(labels)
+
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    with pytest.raises(RuntimeError, match="under KERAS_BACKEND=tensorflow"):
+        export(model, tmp_path)
+    assert folders(tmp_path) == ["1"]

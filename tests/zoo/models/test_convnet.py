@@ -1,0 +1,100 @@
+"""LeNet5 and ConvNet."""
+
+import keras
+import numpy as np
+import pytest
+from noise import images
+
+import zoo
+
+CONVNETS = ("lenet5", "convnet")
+
+
+def test_lenet5_layers():
+    model = zoo.LeNet5()
+    assert model.count_params() == 61_706
+    shapes = {layer.name: layer.output.shape[1:] for layer in model.layers}
+    assert shapes["conv1"] == (28, 28, 6)
+    assert shapes["pool1"] == (14, 14, 6)
+    assert shapes["conv2"] == (10, 10, 16)
+    assert shapes["pool2"] == (5, 5, 16)
+    assert shapes["dense1"] == (120,)
+    assert shapes["dense2"] == (84,)
+    assert model.get_layer("conv2").kernel_size == (5, 5)
+    assert model.get_layer("dense1").activation is keras.activations.relu
+    assert isinstance(model.get_layer("pool2"), keras.layers.MaxPooling2D)
+
+    classical = zoo.LeNet5(activation="tanh", pooling_layer="average")
+    assert classical.count_params() == 61_706
+    assert classical.get_layer("conv1").activation is keras.activations.tanh
+    assert isinstance(classical.get_layer("pool1"), keras.layers.AveragePooling2D)
+    with pytest.raises(ValueError, match=r"'max' or 'average'.*Received: .*'sum'"):
+        zoo.LeNet5(pooling_layer="sum")
+
+
+def test_convnet_stays_small():
+    assert zoo.ConvNet().count_params() < 500_000
+    assert zoo.ConvNet(filters=(8, 8, 4), dense_units=4).count_params() < 8_000
+    for bad in (dict(filters=(32, 64)), dict(filters=(32, 64, 0)), dict(dense_units=0)):
+        with pytest.raises(ValueError, match="Received"):
+            zoo.ConvNet(**bad)
+
+
+@pytest.mark.parametrize(("name", "smallest"), [("lenet5", 12), ("convnet", 8)])
+def test_smallest_image(name, smallest):
+    model = zoo.create(name, input_shape=(smallest, smallest, 1))
+    assert model.predict(images(1, (smallest, smallest, 1)), verbose=0).shape == (1, 10)
+    too_small = (smallest, smallest - 1, 1)
+    with pytest.raises(ValueError, match=f"at least {smallest}x{smallest} pixels"):
+        zoo.create(name, input_shape=too_small)
+    for shape in ((784,), (28, 28, None)):
+        with pytest.raises(ValueError, match=r"takes images.*Received: input_shape="):
+            zoo.create(name, input_shape=shape)
+
+
+@pytest.mark.parametrize("name", CONVNETS)
+def test_feature_extractor_takes_any_size(name):
+    extractor = zoo.create(name, include_top=False, input_shape=(None, None, 1))
+    for size in (28, 64):
+        maps = extractor.predict(images(1, (size, size, 1)), verbose=0)
+        assert maps.ndim == 4
+    with pytest.raises(ValueError, match="include_top=False"):
+        zoo.create(name, input_shape=(None, None, 1))
+
+
+@pytest.mark.parametrize("name", CONVNETS)
+@pytest.mark.parametrize(("pooling", "reduce"), [("avg", np.mean), ("max", np.max)])
+def test_global_pooling_of_the_last_feature_maps(name, pooling, reduce):
+    options = {"weights": "mnist", "include_top": False}
+    size = {"input_shape": (None, None, 1)}
+    pooled = zoo.create(name, pooling=pooling, **options, **size)
+    maps = zoo.create(name, **options, **size)
+    assert pooled.layers[-1].name == f"{pooling}_pool"
+    assert pooled.output.shape == (None, maps.output.shape[-1])
+    x = images(2, (32, 40, 1))
+    expected = reduce(maps.predict(x, verbose=0), axis=(1, 2))
+    np.testing.assert_allclose(pooled.predict(x, verbose=0), expected, rtol=1e-5)
+
+    keras.config.set_image_data_format("channels_first")
+    first = zoo.create(name, pooling=pooling, **options)
+    assert first.output.shape == pooled.output.shape
+
+
+@pytest.mark.parametrize("name", CONVNETS)
+def test_global_pooling_needs_a_feature_extractor(name):
+    with pytest.raises(ValueError, match=r"include_top=False.*Received: pooling='avg'"):
+        zoo.create(name, pooling="avg")
+    for pooling in ("average", True, ""):
+        with pytest.raises(ValueError, match=r"None, 'avg' or 'max'. Received"):
+            zoo.create(name, include_top=False, pooling=pooling)
+
+
+def test_convolutions_are_equivariant_to_translation():
+    """Away from the border, an image shifted by 4 pixels shifts the maps by 1."""
+    extractor = zoo.LeNet5(include_top=False, input_shape=(64, 64, 1))
+    image = np.zeros((1, 64, 64, 1), "float32")
+    image[0, 20:40, 20:40] = images(1, (20, 20, 1))
+    shifted = np.roll(image, (4, 4), axis=(1, 2))
+    maps = extractor.predict(image, verbose=0)
+    moved = extractor.predict(shifted, verbose=0)
+    np.testing.assert_allclose(maps[0, 1:-2, 1:-2], moved[0, 2:-1, 2:-1], atol=1e-5)

@@ -1,0 +1,85 @@
+import errno
+import fcntl
+import os
+import subprocess
+import sys
+
+import pytest
+
+from zoo import files
+from zoo.files import atomic_write, flush_to_disk, lock
+
+# Prints a line while it holds the lock.
+HOLD = """
+import sys, time, zoo.files
+with zoo.files.lock(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+class WindowsOs:
+    """The module `os`, which opens no folders and flushes no read-only files."""
+
+    name = "nt"
+
+    def __getattr__(self, name):
+        return getattr(os, name)
+
+    def open(self, path, *arguments):
+        if os.path.isdir(path):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return os.open(path, *arguments)
+
+    def fsync(self, descriptor):
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        os.fsync(descriptor)
+
+
+def test_a_file_is_replaced_or_keeps_its_content(tmp_path):
+    path = tmp_path / "text"
+    for content in ("first", "second"):
+        with atomic_write(path) as temporary:
+            temporary.write_text(content, "utf-8")
+            assert not path.exists() or path.read_text("utf-8") == "first"
+        assert path.read_text("utf-8") == content
+    with pytest.raises(ZeroDivisionError), atomic_write(path) as temporary:  # noqa: PT012
+        temporary.write_text("half", "utf-8")
+        raise ZeroDivisionError
+    assert path.read_text("utf-8") == "second"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_content_is_on_disk_before_the_file_is_replaced(tmp_path, monkeypatch):
+    path, events = tmp_path / "text", []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: events.append("fsync") or fsync(fd))
+    monkeypatch.setattr(
+        os, "replace", lambda *paths: events.append("replace") or replace(*paths)
+    )
+    with atomic_write(path) as temporary:
+        temporary.touch()
+    assert events == ["fsync", "replace", "fsync"]
+
+
+def test_files_are_written_on_windows(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "os", WindowsOs())
+    with atomic_write(tmp_path / "text") as temporary:
+        temporary.write_text("content", "utf-8")
+    assert (tmp_path / "text").read_text("utf-8") == "content"
+    flush_to_disk(tmp_path)
+
+
+def test_one_process_holds_the_lock_until_it_dies(tmp_path):
+    path = tmp_path / ".lock"
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, path], stdout=subprocess.PIPE, text=True
+    )
+    with process:
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(BlockingIOError, match=r"Received: path='.*lock'\.$"):
+            lock(path, wait=False).__enter__()
+        process.kill()
+    with lock(path):
+        pass

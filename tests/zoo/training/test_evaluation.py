@@ -1,0 +1,50 @@
+"""Evaluation, and the data that it and training accept."""
+
+import keras
+import numpy as np
+import pytest
+
+import zoo
+
+
+@pytest.fixture
+def examples():
+    return zoo.load_dataset("digits-sample", "validation", as_="numpy")
+
+
+@pytest.mark.parametrize("activation", ["softmax", None])
+def test_evaluate_agrees_with_keras(activation, examples):
+    model = zoo.ShallowMLP(16, classifier_activation=activation)
+    scores = zoo.evaluate(model, examples)
+    assert scores == zoo.evaluate(model, "digits-sample", split="validation")
+    images, labels = examples
+    assert scores == zoo.evaluate(model, (images, labels[:, None]))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=not activation)
+    model.compile(loss=loss, metrics=["accuracy"])
+    expected = model.evaluate(*examples, verbose=0, return_dict=True)
+    assert scores["accuracy"] == pytest.approx(expected["accuracy"])
+    assert scores["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+    assert scores["images"] == 1000
+
+
+@pytest.mark.parametrize(
+    ("shape", "labels", "message"),
+    [
+        ((6, 28, 28, 1), np.zeros(5, int), r"\(6, 28, 28, 1\), int64 .* \(5,\)"),
+        ((6, 28, 28, 1), np.eye(6, 10), r"float64 labels of shape \(6, 10\)"),
+        ((6, 28, 28, 1), np.zeros(6), r"float64 labels of shape \(6,\)"),
+        ((0, 28, 28, 1), np.zeros(0, int), r"images of shape \(0, 28, 28, 1\)"),
+        (None, None, 'as_="numpy"'),
+    ],
+)
+def test_other_data_are_refused(shape, labels, message):
+    data = zoo.load_dataset("digits-sample", batch_size=10)
+    if shape:
+        data = np.zeros(shape, "uint8"), labels
+    model = zoo.ShallowMLP(8)
+    with pytest.raises(ValueError, match=message):
+        zoo.evaluate(model, data)
+    with pytest.raises(ValueError, match=message):
+        zoo.train(model, data)
+    with pytest.raises(ValueError, match=message):
+        zoo.train(model, "digits-sample", validation_data=data)

@@ -1,0 +1,128 @@
+"""Publication of weights, into a temporary folder."""
+
+import keras
+import numpy as np
+import pytest
+
+import zoo
+from zoo.models import weights
+from zoo.training import publishing
+
+RECIPE = """
+model = "shallow_mlp"
+dataset = "mnist"
+version = 9
+epochs = 1
+batch_size = 2000
+[arguments]
+hidden_units = 800
+dropout = 0.1
+[optimizer]
+name = "Adam"
+learning_rate = 0.01
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    published = tmp_path / "published"
+    published.mkdir()
+    monkeypatch.setattr(weights, "PUBLISHED", published)
+    monkeypatch.setattr(publishing, "PUBLISHED", published)
+    weights.published.cache_clear()
+    (published / "shallow_mlp.mnist.v9.toml").write_text(RECIPE)
+    yield tmp_path
+    weights.published.cache_clear()
+
+
+def publish(folder, data_dir, recipe="published/shallow_mlp.mnist.v9.toml", **options):
+    options |= {"runs_dir": folder / "runs", "data_dir": data_dir, "verbose": 0}
+    return publishing.publish(folder / recipe, **options)
+
+
+def test_publish_writes_weights_and_card(folder, prepared_data_dir, monkeypatch):
+    card = publish(folder, prepared_data_dir)
+    assert card == zoo.get_weights("shallow_mlp", "mnist.v9")
+    assert card.parameters == 784 * 800 + 800 + 800 * 10 + 10
+    assert card.arguments == {"hidden_units": 800, "activation": "relu"}
+    assert card.metrics["images"] == 10_000
+    assert card.command == "zoo publish zoo/published/shallow_mlp.mnist.v9.toml"
+
+    accuracies = []
+    test = zoo.load_dataset("mnist", "test", as_="numpy", data_dir=prepared_data_dir)
+    for seed in (0, 1, 2):
+        path = folder / f"runs/{card.id}/seed{seed}/trained.weights.h5"
+        model = zoo.ShallowMLP(weights=path)
+        model.set_weights([w.astype("float16") for w in model.get_weights()])
+        accuracies.append(zoo.evaluate(model, test)["accuracy"])
+    assert card.metrics["accuracy"] == accuracies[0]
+    assert card.metrics["mean_accuracy"] == pytest.approx(np.mean(accuracies))
+    assert card.metrics["sd_accuracy"] == pytest.approx(np.std(accuracies, ddof=1))
+    loaded = zoo.ShallowMLP(weights="mnist.v9")
+    assert zoo.evaluate(loaded, test)["accuracy"] == accuracies[0]
+
+    # Again: nothing is trained, and the files are the same to the byte.
+    before = files_of(folder)
+    monkeypatch.setattr(keras.optimizers.Optimizer, "apply", None)  # No step is taken.
+    publish(folder, prepared_data_dir)
+    assert files_of(folder) == before
+
+    # Another recipe or first seed: an error, and nothing is replaced.
+    (folder / "other.toml").write_text(RECIPE.replace("epochs = 1", "epochs = 2"))
+    with pytest.raises(FileExistsError, match="raise `version` in a new recipe file"):
+        publish(folder, prepared_data_dir, "other.toml")
+    with pytest.raises(FileExistsError, match="first seed"):
+        publish(folder, prepared_data_dir, seeds=[1, 0])
+    assert files_of(folder) == before
+
+
+def files_of(folder):
+    return {p.name: p.read_bytes() for p in (folder / "published").iterdir()}
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    """Fails a test that trains."""
+    monkeypatch.delattr(publishing, "train")
+
+
+def test_recipe_weights_and_card_are_written_together(
+    folder, prepared_data_dir, monkeypatch
+):
+    (folder / "published" / "shallow_mlp.mnist.v9.toml").unlink()
+    (folder / "new.toml").write_text(RECIPE)
+    with monkeypatch.context() as patch:
+        patch.setattr(publishing, "count_flops", None)  # It is called for the card.
+        with pytest.raises(TypeError):
+            publish(folder, prepared_data_dir, "new.toml", seeds=[4, 5])
+    assert files_of(folder) == {}
+    card = publish(folder, prepared_data_dir, "new.toml", seeds=[4, 5])
+    assert (folder / "published" / f"{card.id}.toml").read_text("utf-8") == RECIPE
+    assert card.command == f"zoo publish zoo/published/{card.id}.toml --seed 4 --seed 5"
+    assert sorted(files_of(folder)) == [
+        f"{card.id}.{suffix}" for suffix in ("json", "toml", "weights.h5")
+    ]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["hidden_units = 8", 'activation = "tanh"', "include_preprocessing = false"],
+)
+def test_recipes_do_not_change_the_architecture(folder, no_training, arguments):
+    (folder / "new.toml").write_text(RECIPE.replace("hidden_units = 800", arguments))
+    name = arguments.partition(" = ")[0]
+    message = rf"'activation': 'relu'.*Received: arguments=.*{name}.*\.$"
+    with pytest.raises(ValueError, match=message):
+        publish(folder, folder, "new.toml")
+
+
+@pytest.mark.parametrize("seeds", [[], [0], [0, 1, 1], [0, -1]])
+def test_seeds_must_be_different(folder, no_training, seeds):
+    with pytest.raises(ValueError, match="seed"):
+        publish(folder, folder, seeds=seeds)
+
+
+def test_a_dataset_needs_test_images(folder, no_training):
+    (folder / "new.toml").write_text(RECIPE.replace("mnist", "digits-sample"))
+    with pytest.raises(ValueError, match="Received: split='test'"):
+        publish(folder, folder, "new.toml")

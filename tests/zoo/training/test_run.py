@@ -1,0 +1,216 @@
+"""Training by recipe: results, resumption and the checks of arguments."""
+
+import csv
+import dataclasses
+import json
+import shutil
+
+import keras
+import numpy as np
+import pytest
+
+import zoo
+from zoo.training import run as training
+from zoo.training.recipes import Recipe
+
+RECIPE = Recipe(
+    "deep_mlp",
+    "digits-sample",
+    epochs=2,
+    batch_size=100,
+    arguments={"hidden_units": [32, 32], "activation": "relu", "dropout": 0.1},
+    optimizer={"name": "AdamW", "learning_rate": 2e-3, "weight_decay": 1e-2},
+    warmup_epochs=0.5,
+    augmentation={"rotation": 10, "shift": 1, "elastic": 20},
+)
+
+
+def weights_of(report):
+    return [w.tobytes() for w in report.model.get_weights()]
+
+
+def train(recipe=RECIPE, **options):
+    return zoo.train("deep_mlp", "digits-sample", recipe, verbose=0, **options)
+
+
+def test_training_learns_and_reports():
+    report = train(epochs=4)
+    accuracy = report.history["val_accuracy"][-1]
+    assert accuracy > 0.7
+    assert report.history["loss"][-1] < report.history["loss"][0]
+    assert "deep_mlp: 4 epochs" in str(report)
+    assert f"val_accuracy {accuracy:.4f}" in str(report)
+
+
+def test_same_recipe_and_seed_give_the_same_weights():
+    first = train(epochs=1)
+    np.random.default_rng().random(7)  # whatever else happens in the process
+    assert weights_of(train(epochs=1)) == weights_of(first)
+    assert weights_of(train(epochs=1, seed=1)) != weights_of(first)
+
+
+def test_output_dir_holds_everything(tmp_path):
+    recipe = dataclasses.replace(RECIPE, dataset="mnist")
+    report = train(recipe, output_dir=tmp_path, tensorboard=True, gradient_norms=True)
+    trained = tmp_path / "trained.weights.h5"
+    model = zoo.DeepMLP([32, 32], activation="relu", weights=trained)
+    x, _ = zoo.load_dataset("digits-sample", "validation", as_="numpy")
+    np.testing.assert_array_equal(
+        model.predict(x[:9], verbose=0), report.model.predict(x[:9], verbose=0)
+    )
+    rows = read_log(tmp_path)
+    assert [row["epoch"] for row in rows] == ["0", "1"]
+    assert float(rows[1]["val_accuracy"]) == report.history["val_accuracy"][1]
+    run = json.loads((tmp_path / "run.json").read_text("utf-8"))
+    assert run["recipe"] == dataclasses.asdict(report.recipe)
+    # The run is for the dataset given, whatever the recipe was written for.
+    assert run["recipe"] == dataclasses.asdict(RECIPE)
+    assert run["split"] == "train"
+    assert run["versions"]["keras"] == keras.__version__
+    assert list(tmp_path.glob("tensorboard/*/events*"))
+    assert len(report.gradient_norms.global_norm) == 80
+    assert (tmp_path / "gradient_norms.csv").read_text("utf-8").count("\n") > 1
+
+
+def read_log(folder, name="log.csv"):
+    return list(csv.DictReader((folder / name).read_text("utf-8").splitlines()))
+
+
+def contents(folder):
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder): path.read_bytes() for path in files}
+
+
+class Crash(keras.callbacks.Callback):
+    """Interrupts training in the middle of the second epoch."""
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if batch == 20 and self.model.optimizer.iterations > 30:
+            raise KeyboardInterrupt
+
+
+def recorded(folder, column):
+    """Returns a column of `gradient_norms.csv`."""
+    return [float(row[column]) for row in read_log(folder, "gradient_norms.csv")]
+
+
+def test_a_resumed_run_equals_an_undisturbed_one(tmp_path):
+    settings = {"save_freq": 7, "gradient_norms": True}
+    expected = train(output_dir=tmp_path / "expected", **settings)
+    folder = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        train(output_dir=folder, callbacks=[Crash()], **settings)
+    assert not (folder / "trained.weights.h5").exists()
+    assert recorded(folder, "step") == list(range(60))
+    with (folder / "log.csv").open("a", newline="") as file:
+        # An epoch after the checkpoint, and a line in which the process was killed.
+        file.write("1,0.5,0.5,0.5,0.5\r\n2,0.")
+    report = train(output_dir=folder, resume=True, **settings)
+    assert int(report.model.optimizer.iterations) == 80
+    # Once more, when no step is left to train.
+    finished = train(output_dir=folder, resume=True, **settings)
+    for run in (report, finished):
+        assert weights_of(run) == weights_of(expected)
+        assert run.history == expected.history
+    assert recorded(folder, "global_norm") == list(report.gradient_norms.global_norm)
+    for name in ("log.csv", "gradient_norms.csv"):
+        undisturbed = tmp_path / "expected" / name
+        assert (folder / name).read_bytes() == undisturbed.read_bytes()
+
+
+def test_a_run_is_resumed_with_another_output_dir(tmp_path):
+    checkpoint = tmp_path / "checkpoint"
+    options = {"epochs": 1, "checkpoint_dir": checkpoint}
+    report = train(output_dir=tmp_path / "a", **options)
+    again = train(output_dir=tmp_path / "b", resume=True, **options)
+    assert weights_of(again) == weights_of(report)
+    assert (tmp_path / "b" / "trained.weights.h5").exists()
+
+
+def test_a_run_without_a_checkpoint_starts_again(tmp_path):
+    train(output_dir=tmp_path, epochs=1, gradient_norms=True)
+    shutil.rmtree(tmp_path / "checkpoint")
+    train(output_dir=tmp_path, epochs=1, gradient_norms=True)
+    assert recorded(tmp_path, "step") == list(range(40))
+    assert len(read_log(tmp_path)) == 1
+
+
+def test_an_error_before_the_first_step_is_shown(tmp_path, monkeypatch):
+    def fail(*args, **options):
+        raise RuntimeError("no distortion")
+
+    monkeypatch.setattr(training, "distort", fail)
+    with pytest.raises(RuntimeError, match="no distortion"):
+        train(output_dir=tmp_path, gradient_norms=True)
+
+
+def test_a_finished_run_is_not_changed_by_another(tmp_path, monkeypatch):
+    train(output_dir=tmp_path, epochs=1)
+    before = contents(tmp_path)
+    with pytest.raises(FileExistsError, match="resume=True"):
+        train(output_dir=tmp_path, epochs=1)
+    with pytest.raises(ValueError, match="belongs to another run"):
+        train(output_dir=tmp_path, epochs=1, seed=5, resume=True)
+    arrays = zoo.load_dataset("digits-sample", as_="numpy")
+    with pytest.raises(ValueError, match="belongs to another run"):
+        zoo.train("deep_mlp", arrays, RECIPE, output_dir=tmp_path, resume=True)
+
+    def save_a_part(model, path):
+        path.write_bytes(b"HDF")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(keras.Model, "save_weights", save_a_part)
+    with pytest.raises(KeyboardInterrupt):
+        train(output_dir=tmp_path, epochs=1, resume=True)
+    assert contents(tmp_path) == before
+
+
+def test_own_model_and_arrays(tmp_path):
+    images, labels = zoo.load_dataset("digits-sample", "train", as_="numpy")
+    layers = keras.layers
+    model = keras.Sequential(
+        [layers.Rescaling(1 / 255), layers.Flatten(), layers.Dense(10)]
+    )
+    report = zoo.train(
+        model,
+        (images[:3000], labels[:3000]),
+        dataclasses.replace(RECIPE, epochs=3),
+        validation_data=(images[3000:], labels[3000:, None]),
+        output_dir=tmp_path,
+        verbose=0,
+    )
+    assert report.model is model
+    assert report.history["val_accuracy"][-1] > 0.75
+    recipe = json.loads((tmp_path / "run.json").read_text("utf-8"))["recipe"]
+    assert recipe["epochs"] == 3
+    assert recipe["model"] is recipe["arguments"] is recipe["dataset"] is None
+
+
+def test_a_recipe_is_for_one_model_and_distortions_are_for_images():
+    vectors = np.zeros((8, 784), "uint8"), np.arange(8)
+    report = zoo.train("shallow_mlp", vectors, epochs=1, verbose=0)
+    assert report.recipe.augmentation == {}
+    with pytest.raises(ValueError, match=r"Received: images of shape \(8, 784\)"):
+        zoo.train("deep_mlp", vectors, RECIPE)
+    with pytest.raises(ValueError, match=r"'deep_mlp'. Received: model='lenet5'"):
+        zoo.train("lenet5", "digits-sample", RECIPE)
+
+
+def test_validation_data_replace_the_split():
+    images, labels = zoo.load_dataset("digits-sample", "validation", as_="numpy")
+    report = train(epochs=1, validation_data=(images[:7], labels[:7]))
+    accuracy = zoo.evaluate(report.model, (images[:7], labels[:7]))["accuracy"]
+    assert report.history["val_accuracy"][0] == pytest.approx(accuracy)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"split": "test"}, r"not used for training\. Received: split='test'"),
+        ({"tensorboard": True}, "needs a folder. Received: output_dir=None"),
+        ({"resume": True}, "needs a folder. Received: output_dir=None"),
+    ],
+)
+def test_wrong_arguments_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        train(**options)

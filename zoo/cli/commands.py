@@ -1,0 +1,317 @@
+"""The commands of `zoo`: each reads its arguments and calls the package.
+
+Keras and TensorFlow are imported only by the commands that need them, so that
+`zoo --help`, `zoo list` and a mistyped name are answered at once.
+"""
+
+import dataclasses
+import inspect
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer import Argument, Option
+
+import zoo
+from zoo.cli import arguments, terminal
+from zoo.cli.arguments import FILE, FOLDER, DataDir, Dataset, Json, Target, WeightsFile
+from zoo.errors import suggest
+
+if TYPE_CHECKING:
+    import keras
+
+app = typer.Typer(
+    help="Small Keras models with trained weights and per-layer gradient norms.",
+    epilog="Start with `zoo demo`, a tour of about a minute, or with `zoo list`.",
+)
+datasets_app = typer.Typer(help="List the datasets or prepare one.")
+app.add_typer(datasets_app, name="datasets")
+
+
+@app.callback(invoke_without_command=True)
+def common(
+    context: typer.Context,
+    debug: Annotated[
+        bool, Option("--debug", help="Show tracebacks and TensorFlow's messages.")
+    ] = False,
+    version: Annotated[bool, Option("--version", help="Print the version.")] = False,
+) -> None:
+    if not debug:
+        terminal.be_quiet()
+    if version:
+        print(f"gradzoo {zoo.__version__}")
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@app.command("list")
+def list_(
+    pattern: Annotated[str, Argument(help="Models, e.g. '*mlp'.")] = "*",
+    weights: Annotated[str, Option(help="Dataset, e.g. mnist.")] = "*",
+    as_json: Json = False,
+) -> None:
+    """List the models and their published weights."""
+    rows = [
+        {
+            "weights": card.id,
+            "parameters": card.parameters,
+            "flops": card.flops,
+            "bytes": card.bytes,
+            "test_accuracy": card.metrics["accuracy"],
+        }
+        for card in zoo.list_weights(pattern, weights)
+    ]
+    if not rows:
+        word, known = pattern, zoo.list_models()
+        if zoo.list_models(pattern):
+            word, known = weights, sorted({card.dataset for card in zoo.list_weights()})
+        raise typer.BadParameter(f"Nothing matches {word!r}. {suggest(word, known)}")
+    terminal.show(rows, as_json)
+
+
+@app.command()
+def info(target: Target, as_json: Json = False) -> None:
+    """Describe published weights, a training run or a model."""
+    from zoo.models.weights import is_path
+
+    if is_path(target):
+        from zoo.training.opening import read_run
+
+        description: dict[str, Any] = {"file": target, **read_run(target)}
+    elif target in zoo.list_models():
+        from zoo.models.registry import builder
+
+        terminal.import_keras()
+        build = builder(target)
+        description = {
+            "model": target,
+            "about": (inspect.getdoc(build) or "").partition("\n\nReference:")[0],
+            "parameters": build().count_params(),
+            "weights": [card.id for card in zoo.list_weights(target)],
+        }
+    else:
+        card = zoo.get_weights(target)
+        description = {"id": card.id, **dataclasses.asdict(card)}
+        if not as_json:
+            del description["golden"]  # Reference outputs, of use to tests alone.
+    terminal.show(description, as_json)
+
+
+@datasets_app.callback(invoke_without_command=True)
+def datasets(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        datasets_list()
+
+
+@datasets_app.command("list")
+def datasets_list(data_dir: DataDir = None, as_json: Json = False) -> None:
+    """List the datasets and show which are prepared."""
+    rows = []
+    for name, ready in zoo.list_datasets(data_dir=data_dir).items():
+        about = zoo.dataset_info(name, data_dir=data_dir)
+        row = {"name": name, "ready": ready, "splits": about.splits}
+        row |= {"shape": about.image_shape, "classes": len(about.classes)}
+        rows.append(row | {"license": about.license})
+    terminal.show(rows, as_json)
+
+
+@datasets_app.command("prepare")
+def datasets_prepare(
+    name: Annotated[str, Argument(help="Name, e.g. mnist.")],
+    source: Annotated[
+        Path | None, Option("--from", help="Folder of official files.", **FOLDER)
+    ] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Prepare a dataset, e.g. `zoo datasets prepare mnist --from downloads`."""
+    terminal.import_keras()
+    path = zoo.prepare_dataset(name, source_dir=source, data_dir=data_dir)
+    print(f"{name} is ready: {path}")
+
+
+@app.command()
+def train(
+    model: arguments.Model,
+    dataset: Dataset = None,
+    recipe: Annotated[Path | None, Option(help="Recipe file.", **FILE)] = None,
+    epochs: Annotated[int | None, Option(min=1, help="Number of epochs.")] = None,
+    batch_size: Annotated[int | None, Option(min=1, help="Images per step.")] = None,
+    seed: Annotated[int | None, Option(min=0, help="Seed of the run.")] = None,
+    split: Annotated[str, Option(help="train or train+validation.")] = "train",
+    output: Annotated[Path | None, Option(help="Folder of the run.")] = None,
+    checkpoint: Annotated[Path | None, Option(help="Folder of checkpoints.")] = None,
+    every: Annotated[int | None, Option(min=1, help="Steps per checkpoint.")] = None,
+    resume: Annotated[bool, Option("--resume", help="Resume the run.")] = False,
+    gradient_norms: Annotated[
+        bool, Option("--gradient-norms", help="Record each layer's gradient norms.")
+    ] = False,
+    tensorboard: Annotated[bool, Option("--tensorboard", help="Write logs.")] = False,
+    workers: Annotated[int | None, Option(min=1, help="Ray Train workers.")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Train a model by a recipe, e.g. `zoo train lenet5 --dataset mnist`.
+
+    The run is written to runs/MODEL.DATASET unless --output names a folder. Checkpoints
+    are written after each epoch, to the folder `checkpoint` of the run.
+    """
+    terminal.import_keras()
+    if dataset is None:
+        dataset = zoo.load_recipe(recipe).dataset if recipe else "mnist"
+    options: dict[str, Any] = {
+        "split": split,
+        "seed": seed,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "output_dir": output or Path("runs", f"{model}.{dataset}"),
+        "checkpoint_dir": checkpoint,
+        "save_freq": every or "epoch",
+        "resume": resume,
+        "gradient_norms": gradient_norms,
+        "tensorboard": tensorboard,
+        "data_dir": data_dir,
+        "verbose": terminal.progress(2),
+    }
+    if workers:
+        print(zoo.train_on_workers(workers, model, dataset, recipe, **options))
+    else:
+        print(zoo.train(model, dataset, recipe, **options))
+
+
+@app.command()
+def evaluate(
+    target: Target,
+    weights: WeightsFile = None,
+    dataset: Dataset = None,
+    split: Annotated[str, Option(help="train, validation or test.")] = "test",
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Measure accuracy and loss, e.g. `zoo evaluate lenet5.mnist`."""
+    model, dataset = open_target(target, weights, dataset, data_dir)
+    verbose = 0 if as_json else terminal.progress()
+    scores = zoo.evaluate(
+        model, dataset, split=split, data_dir=data_dir, verbose=verbose
+    )
+    about = {"model": target, "dataset": dataset, "split": split}
+    terminal.show(about | scores, as_json)
+
+
+@app.command()
+def predict(
+    images: Annotated[list[Path], Argument(help="PNG or JPEG files, or folders.")],
+    weights: arguments.WeightsName = "convnet.mnist",
+    invert: Annotated[bool, Option("--invert", help="For dark ink on white.")] = False,
+    top: Annotated[int, Option(min=1, help="Labels per image.")] = 2,
+    as_json: Json = False,
+) -> None:
+    """Label image files, e.g. `zoo predict digit.png --invert`."""
+    import numpy as np
+
+    from zoo.data.images import find_images, read_image
+
+    files = find_images(images)
+    model, _ = open_target(weights)
+    pixels = {}
+    for file in files:
+        try:
+            pixels[file] = read_image(file, model.input_shape[1:])
+        except Exception as error:  # Pillow raises many types for damaged files.
+            terminal.complain(f"{file}: {terminal.describe(error)}")
+    rows = []
+    if pixels:
+        batch = np.stack([*pixels.values()])
+        outputs = model.predict(255 - batch if invert else batch, verbose=0)
+        for file, output in zip(pixels, outputs, strict=True):
+            order = (-output).argsort()[:top]
+            best, *others = [(model.categories[i], float(output[i])) for i in order]
+            row = {"file": str(file), "label": best[0], "probability": best[1]}
+            rows.append(row | {"runner_up": dict(others)})
+    if rows or as_json:
+        terminal.show(rows, as_json)
+    if failed := len(files) - len(rows):
+        terminal.complain(f"{failed} of {len(files)} files could not be read.")
+        raise typer.Exit(1)
+
+
+def check_exported(path: Path | None) -> None:
+    """Checks an exported version and exits: the callback of `--check`."""
+    if path is not None:
+        terminal.import_keras()
+        print(f"{zoo.check_exported(path)} can be served.")
+        raise typer.Exit
+
+
+@app.command()
+def export(
+    target: Target,
+    folder: Annotated[Path, Argument(help="Of all versions, e.g. serving/lenet5.")],
+    weights: WeightsFile = None,
+    version: Annotated[int | None, Option(min=1, help="Number of the version.")] = None,
+    labels: Annotated[Path | None, Option(help="One label per line.", **FILE)] = None,
+    format: Annotated[
+        str, Option(help="saved_model, onnx, litert or openvino.")
+    ] = "saved_model",
+    # Eager: with it, the command needs no other argument.
+    check: Annotated[
+        Path | None,
+        Option(help="Only check this export.", callback=check_exported, is_eager=True),
+    ] = None,
+) -> None:
+    """Export a model or a .keras file, by default as the next version."""
+    if target.endswith(".keras") and weights is None:
+        terminal.import_keras()
+        import keras
+
+        model = keras.saving.load_model(target, compile=False)
+    else:
+        model, _ = open_target(target, weights)
+    lines = labels.read_text("utf-8").splitlines() if labels else None
+    path = zoo.export(model, folder, version, labels=lines, format=format)
+    print(f"{target} is exported: {path}")
+
+
+@app.command()
+def publish(
+    recipe: Annotated[Path, Argument(help="Recipe file.", **FILE)],
+    seeds: Annotated[
+        list[int] | None,
+        Option("--seed", help="Seed of one run (repeatable).", show_default="0, 1, 2"),
+    ] = None,
+    runs: Annotated[Path, Option(help="Folder of the runs.")] = Path("runs"),
+    data_dir: DataDir = None,
+) -> None:
+    """Train a recipe with several seeds and publish the first."""
+    terminal.import_keras()
+    card = zoo.publish(
+        recipe,
+        seeds=seeds or (0, 1, 2),
+        runs_dir=runs,
+        data_dir=data_dir,
+        verbose=terminal.progress(2),
+    )
+    print(f"{card.id} is published: test accuracy {card.metrics['accuracy']:.4f}")
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, Option(help="Folder to write to.")] = Path("demo"),
+) -> None:
+    """Take a tour: published weights, four models' gradients, an export."""
+    terminal.import_keras()
+    from zoo.cli import tour
+
+    tour.run(output)
+
+
+def main() -> None:
+    """Runs the command line and exits the process."""
+    sys.exit(terminal.run(app, sys.argv[1:]))
+
+
+def open_target(*words: Any) -> "tuple[keras.Model, str]":
+    """Calls `open_model` after an import of Keras without start-up messages."""
+    terminal.import_keras()
+    from zoo.training.opening import open_model
+
+    return open_model(*words)

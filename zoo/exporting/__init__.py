@@ -1,0 +1,1 @@
+"""Export for TF Serving and other runtimes."""

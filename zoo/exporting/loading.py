@@ -1,0 +1,155 @@
+"""Loads exported versions, and checks them."""
+
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from zoo.exporting import runtimes
+from zoo.exporting.contract import list_files, list_versions, read_contract
+from zoo.files import sha256
+
+
+class ExportedModel:
+    """A loaded version: its `path` and `labels`, and `predict`."""
+
+    def __init__(self, path: pathlib.Path, contract: dict[str, Any]) -> None:
+        self.path = path
+        self.labels = tuple(contract["labels"])
+        self._signatures = contract["signatures"]
+        self._run = _load(contract["format"], path)
+
+    def predict(self, images: Any) -> dict[str, np.ndarray]:
+        """Classifies a batch of images. Calling the object does the same.
+
+        Args:
+            images: Array of n images as the model takes them, converted to float32
+                unless it is uint8; or a list of n PNG or JPEG files as `bytes`.
+
+        Returns:
+            A dict of `probabilities` (float32, `(n, classes)`), `class_id` (int64,
+            `(n,)`) and `label` (string, `(n,)`).
+
+        Raises:
+            ValueError: If the version does not take such images.
+        """
+        if isinstance(images, list | tuple) and images and isinstance(images[0], bytes):
+            name, batch = "serving_bytes", np.array(images, object)
+        else:
+            name, batch = "serving_uint8", np.asarray(images)
+            if name not in self._signatures or batch.dtype != np.uint8:
+                name, batch = "serving_default", batch.astype(np.float32)
+        if name not in self._signatures:
+            raise ValueError(
+                f"{self.path} has no signature for image files. Pass arrays of pixels. "
+                f"Received: images={type(images)}."
+            )
+        [(argument, spec)] = self._signatures[name]["inputs"].items()
+        if list(batch.shape[1:]) != spec["shape"][1:]:
+            raise ValueError(
+                f"`images` must have the shape {tuple(spec['shape'])}. "
+                f"Received: images.shape={batch.shape}."
+            )
+        if len(batch) == 0:  # The graph rejects an empty batch.
+            answer = self.predict(np.zeros((1, *batch.shape[1:]), batch.dtype))
+            return {output: array[:0] for output, array in answer.items()}
+        answer = self._run(name, {argument: batch})
+        answer["label"] = np.array(self.labels)[answer["class_id"]]
+        return answer
+
+    __call__ = predict
+
+
+def _load(format: str, path: pathlib.Path) -> Callable[..., dict[str, np.ndarray]]:
+    """Returns a function of a signature's name and its inputs."""
+    if format != "saved_model":
+        run_default = runtimes.load(format, path)
+        return lambda _, inputs: run_default(inputs["image"])
+    import tensorflow as tf
+
+    # The signatures alone do not keep the variables alive.
+    saved_model = tf.saved_model.load(str(path))
+
+    def run(name: str, inputs: dict[str, Any]) -> dict[str, np.ndarray]:
+        tensors = {argument: tf.constant(value) for argument, value in inputs.items()}
+        try:
+            answer = saved_model.signatures[name](**tensors)
+        except tf.errors.InvalidArgumentError as error:
+            raise ValueError(error.message) from error
+        return {output: tensor.numpy() for output, tensor in answer.items()}
+
+    return run
+
+
+def load_exported(path: str | os.PathLike[str]) -> ExportedModel:
+    """Loads an exported version after verifying the checksums of its files.
+
+    It runs on TensorFlow, or on the runtime of its format, with any Keras backend.
+
+    Args:
+        path: Path. Folder of a version, or the base folder for the newest version.
+
+    Returns:
+        An `ExportedModel`, whose `predict(images)` returns NumPy arrays.
+
+    Raises:
+        FileNotFoundError: If there is no version written by `zoo.export`.
+        ValueError: If a file was altered or is missing.
+        ModuleNotFoundError: If the runtime of the format is not installed.
+
+    Example:
+
+    >>> folder = zoo.export(zoo.LeNet5(), "serving/lenet5")
+    >>> model = zoo.load_exported(folder.parent)  # The newest version.
+    >>> model.predict(np.zeros((1, 28, 28, 1)))["class_id"].shape
+    (1,)
+    """
+    folder = pathlib.Path(path)
+    if not (folder / "export.json").exists() and (versions := list_versions(folder)):
+        folder = versions[max(versions)]
+    contract = read_contract(folder)
+    for name, expected in contract["files"].items():
+        file = folder / name
+        received = sha256(file) if file.is_file() else "no file"
+        if received != expected:
+            raise ValueError(
+                f"{file} is not the file that was exported. Export the model again. "
+                f"Expected: sha256={expected}. Received: sha256={received}."
+            )
+    return ExportedModel(folder, contract)
+
+
+def check_exported(path: str | os.PathLike[str]) -> pathlib.Path:
+    """Checks that a version has only the exported files and answers its warm-up.
+
+    Args:
+        path: Path. Folder of a version, or the base folder for the newest version.
+
+    Returns:
+        The folder of the version.
+
+    Raises:
+        ValueError: If it cannot be served. Also raises the errors of `load_exported`.
+    """
+    model = load_exported(path)
+    contract = read_contract(model.path)
+    known = {"export.json", *contract["files"]}
+    if unknown := sorted(set(list_files(model.path)) - known):
+        raise ValueError(
+            f"{model.path} has files that were not exported. Remove them. "
+            f"Received: {', '.join(unknown)}."
+        )
+    if contract["format"] == "saved_model":
+        from zoo.exporting.warmup import read_warmup_requests
+
+        for signature, inputs in read_warmup_requests(model.path):
+            try:
+                model._run(signature, inputs)
+            except Exception as error:  # TensorFlow raises many kinds.
+                raise ValueError(
+                    f"{model.path} does not answer a warm-up request of the signature "
+                    f"{signature!r}. Export the model again. Received: {error}."
+                ) from error
+    return model.path

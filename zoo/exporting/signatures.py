@@ -1,0 +1,95 @@
+"""The graph that TF Serving runs, from the pixels of a request to the label."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from zoo.exporting.decoding import decode_images
+from zoo.models.inspection import ends_in_softmax
+
+
+def signature_functions(
+    model: keras.Model, labels: Sequence[str] | None
+) -> dict[str, Any]:
+    """Traces the signatures that `zoo.export` describes, as concrete functions.
+
+    Without `labels`, there is no output `label` and no `classify`.
+    """
+    is_softmax = ends_in_softmax(model)
+    shape = tuple(model.inputs[0].shape[1:])
+    accepts_files = len(shape) == 2 or shape[2:] in ((1,), (3,))
+    # The same layers with plain tensors: the model may take or return a dict.
+    bare_model = keras.Model(model.inputs[0], model.outputs[0])
+
+    def predict(pixels: Any) -> Any:
+        # Convolutions fail on an empty batch with an unclear message.
+        is_filled = tf.shape(pixels)[0] > 0
+        pixels = _checked(pixels, is_filled, "The request holds no images.")
+        scores = tf.cast(bare_model(pixels, training=False), tf.float32)
+        return scores if is_softmax else tf.nn.softmax(scores)
+
+    def answer(pixels: Any) -> dict[str, Any]:
+        probabilities = predict(pixels)
+        class_id = tf.argmax(probabilities, axis=-1)
+        outputs = {"probabilities": probabilities, "class_id": class_id}
+        if labels is not None:
+            outputs["label"] = tf.gather(tf.constant(labels), class_id)
+        return outputs
+
+    # `ensure_shape` comes first: TF Serving passes on inputs of any shape, and some
+    # kernels abort the process if the rank is wrong.
+    def answer_floats(image: Any) -> dict[str, Any]:
+        return answer(_finite(tf.ensure_shape(image, (None, *shape))))
+
+    def answer_bytes(image: Any) -> dict[str, Any]:
+        return answer(tf.cast(tf.ensure_shape(image, (None, *shape)), tf.float32))
+
+    def answer_files(image_bytes: Any) -> dict[str, Any]:
+        return answer(decode_images(tf.ensure_shape(image_bytes, (None,)), shape))
+
+    def classify(inputs: Any) -> dict[str, Any]:
+        examples = tf.ensure_shape(inputs, (None,))
+        probabilities = predict(_parse_examples(examples, shape, accepts_files))
+        scores, class_ids = tf.math.top_k(probabilities, k=probabilities.shape[1])
+        return {"classes": tf.gather(tf.constant(labels), class_ids), "scores": scores}
+
+    images = (None, *shape)
+    functions: dict[str, tuple[Any, Any]] = {
+        "serving_default": (answer_floats, tf.TensorSpec(images, tf.float32, "image")),
+        "serving_uint8": (answer_bytes, tf.TensorSpec(images, tf.uint8, "image")),
+    }
+    if accepts_files:
+        files = tf.TensorSpec((None,), tf.string, "image_bytes")
+        functions["serving_bytes"] = (answer_files, files)
+    if labels is not None:
+        examples = tf.TensorSpec((None,), tf.string, "inputs")
+        functions["classify"] = (classify, examples)
+    return {
+        name: tf.function(function, autograph=False).get_concrete_function(spec)
+        for name, (function, spec) in functions.items()
+    }
+
+
+def _parse_examples(examples: Any, shape: tuple[int, ...], accepts_files: bool) -> Any:
+    """Reads pixels from serialized `tf.Example` messages."""
+    if accepts_files:
+        files = {"image/encoded": tf.io.FixedLenFeature((), tf.string)}
+        parsed = tf.io.parse_example(examples, files)
+        return decode_images(parsed["image/encoded"], shape)
+    pixels = {"image": tf.io.FixedLenFeature(shape, tf.float32)}
+    return _finite(tf.io.parse_example(examples, pixels)["image"])
+
+
+def _finite(pixels: Any) -> Any:
+    # `tf.debugging.check_numerics` takes five times as long.
+    is_finite = tf.reduce_all(tf.math.is_finite(pixels))
+    return _checked(pixels, is_finite, "`image` holds NaN or infinity.")
+
+
+def _checked(pixels: Any, condition: Any, message: str) -> Any:
+    """Returns the pixels once an assertion holds."""
+    assertion = tf.raw_ops.Assert(condition=condition, data=[message])
+    with tf.control_dependencies([assertion]):
+        return tf.identity(pixels)

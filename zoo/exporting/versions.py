@@ -1,0 +1,245 @@
+"""Export of image classifiers as numbered versions, which TF Serving loads.
+
+A version is a folder `base/<integer>`:
+
+    saved_model.pb  variables/  fingerprint.pb    the graph and the weights
+    assets.extra/                                 warm-up requests
+    labels.txt                                    the label of each class, one per line
+    export.json                                   signatures, libraries, checksums
+
+Other formats have `model.onnx`, `model.tflite`, or `model.xml` and `model.bin` instead
+of the SavedModel. Servers need neither Keras nor this package.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import keras
+
+from zoo.exporting import runtimes
+from zoo.exporting.contract import FORMATS, list_versions, read_contract
+from zoo.exporting.serving_files import write_serving_files
+from zoo.files import flush_to_disk, lock
+from zoo.models.inspection import ends_in_softmax
+
+
+def export(
+    model: keras.Model,
+    base_path: str | os.PathLike[str],
+    version: int | None = None,
+    *,
+    labels: Sequence[str] | None = None,
+    format: str = "saved_model",
+) -> pathlib.Path:
+    """Exports an image classifier as a numbered version for TF Serving.
+
+    | signature         | input                                                       |
+    |-------------------|-------------------------------------------------------------|
+    | `serving_default` | `image`: float32 `(n, height, width, channels)`             |
+    | `serving_uint8`   | `image`: the same as uint8                                  |
+    | `serving_bytes`   | `image_bytes`: string `(n,)`, PNG or JPEG files of any size |
+    | `classify`        | `inputs`: string `(n,)`, a serialized `tf.Example` each     |
+
+    The first three return `probabilities` (float32, `(n, classes)`), `class_id` (int64,
+    `(n,)`) and `label` (string, `(n,)`). `classify` reads a file from the feature
+    `image/encoded`, and returns `classes` (string) and `scores` (float32), both `(n,
+    classes)` and sorted by score. Files are turned upright (Exif in JPEG), resized
+    bilinearly and converted to the model's channels. A model that takes no gray or
+    color images has no `serving_bytes`, and its `classify` reads pixels from the float
+    feature `image`. The graph rejects other shapes, empty batches, NaN, infinity and
+    very large images (limits: `zoo.exporting.decoding`).
+
+    Versions are published atomically, one export at a time. On other backends than
+    TensorFlow, a second process writes the version, and custom layers must be
+    registered and importable. With a SavedModel, `base_path` also gets a `README.md`
+    with a request for each signature and a `compose.yaml`, unless they exist.
+
+    Args:
+        model: `keras.Model`. Functional or Sequential model with one input, `(n,
+            height, width, channels)`, `(n, height, width)` or `(n, features)`, and one
+            output, `(n, classes)`, of probabilities (softmax) or logits.
+        base_path: Path. Local folder of the model's versions, created if missing.
+        version: Integer. Number from 1. Defaults to the largest existing one plus 1.
+        labels: Sequence of strings. One label per class. Defaults to
+            `model.categories`, which published weights set, or to `"0"`, `"1"`, ...
+        format: String. `"saved_model"`, `"onnx"`, `"litert"` or `"openvino"`. The last
+            three have only `serving_default` and need the extra of their name
+            (`gradzoo[onnx]`). Defaults to `"saved_model"`.
+
+    Returns:
+        The folder of the version, `base_path/<version>`.
+
+    Raises:
+        TypeError: If `model` is not a Keras model.
+        ValueError: If it is not such a classifier, or another argument is invalid.
+        FileExistsError: If the version exists.
+        ModuleNotFoundError: If the packages of the format are not installed.
+        OSError: If the folder cannot be written.
+        RuntimeError: If the second process or the conversion to the format fails.
+
+    Example:
+
+    >>> folder = zoo.export(zoo.LeNet5(), "serving/lenet5")
+    >>> images = np.zeros((2, 28, 28, 1), "uint8")
+    >>> zoo.load_exported(folder).predict(images)["probabilities"].shape
+    (2, 10)
+    """
+    _check_classifier(model)
+    labels = _check_labels(model, labels)
+    if format not in FORMATS:
+        raise ValueError(
+            f"`format` must be one of {', '.join(map(repr, FORMATS))}. "
+            f"Received: format={format!r}."
+        )
+    runtimes.check_installed(format)
+    base = _check_base(base_path, format)
+    _check_version(version, base)
+    with _unfinished_folder(base) as unfinished:
+        _check_version(version, base)  # Another export may have taken it.
+        if keras.config.backend() == "tensorflow":
+            from zoo.exporting.writing import write_version
+
+            write_version(model, unfinished, labels, format)
+        else:
+            _run_tensorflow_process(model, unfinished, labels, format)
+        for path in [*unfinished.rglob("*"), unfinished]:
+            flush_to_disk(path)
+        if format == "saved_model":
+            write_serving_files(base, read_contract(unfinished))
+        target = base / str(version or max(list_versions(base), default=0) + 1)
+        os.rename(unfinished, target)
+    flush_to_disk(base)
+    return target
+
+
+def _check_classifier(model: Any) -> None:
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"`model` must be a keras.Model. Received: model={model!r}.")
+    # Subclassed models, and Sequential models that are not built, have neither.
+    inputs = [tensor.shape for tensor in getattr(model, "inputs", None) or []]
+    outputs = [tensor.shape for tensor in getattr(model, "outputs", None) or []]
+    match inputs, outputs:
+        case [(None, *shape)], [(_, int(classes))]:
+            is_valid = len(shape) in (1, 2, 3) and None not in shape and classes >= 2
+        case _:
+            is_valid = False
+    if not is_valid:
+        raise ValueError(
+            "`model` must be a functional or Sequential model with one input (None, "
+            "height, width, channels), (None, height, width) or (None, features) and "
+            "one output (None, classes) for two or more classes. Received: "
+            f"model={model.name!r} with inputs {inputs} and outputs {outputs}."
+        )
+    ends_in_softmax(model)  # Raises an error if neither softmax nor logits.
+    data_formats = (getattr(x, "data_format", None) for x in model._flatten_layers())
+    if "channels_first" in data_formats:
+        raise ValueError(
+            "TensorFlow runs channels-first models only on some processors. Build the "
+            "model with `data_format='channels_last'`, copy the weights with "
+            f"`set_weights`, and export that. Received: model={model.name!r}."
+        )
+
+
+def _check_labels(model: keras.Model, labels: Sequence[str] | None) -> list[str]:
+    classes = model.outputs[0].shape[1]
+    if labels is None:
+        labels = getattr(model, "categories", None) or list(map(str, range(classes)))
+    if isinstance(labels, Sequence) and not isinstance(labels, str):
+        is_line = [isinstance(x, str) and x.splitlines() == [x] for x in labels]
+        if is_line == [True] * classes:
+            return list(labels)
+    raise ValueError(
+        f"`labels` must be a list of {classes} strings of one line each, one per "
+        f"class. Received: labels={labels!r}."
+    )
+
+
+def _check_base(base_path: str | os.PathLike[str], format: str) -> pathlib.Path:
+    base = pathlib.Path(base_path)
+    received = f"Received: base_path={str(base_path)!r}."
+    if "://" in str(base_path):
+        raise ValueError(f"`base_path` must be a local folder. {received}")
+    if base.exists() and not base.is_dir():
+        raise NotADirectoryError(f"`base_path` must be a folder. {received}")
+    if any((base / name).exists() for name in ("saved_model.pb", "export.json")):
+        raise ValueError(
+            "`base_path` must be the folder of the versions, not a version. "
+            f"Did you mean {str(base.parent)!r}? {received}"
+        )
+    # TF Serving fails if the newest version is not a SavedModel.
+    for folder in list_versions(base).values():
+        try:
+            present = read_contract(folder)["format"]
+        except (FileNotFoundError, ValueError):  # Of another program, or damaged.
+            continue
+        if present != format:
+            raise ValueError(
+                f"{folder} has the format {present!r}. Choose another folder. "
+                f"Received: format={format!r}."
+            )
+    return base
+
+
+def _check_version(version: int | None, base: pathlib.Path) -> None:
+    if version is None:
+        return
+    # `True` is an int, too. TF Serving reads the number into 64 bits.
+    if type(version) is not int or not 1 <= version < 2**63:
+        raise ValueError(
+            "`version` must be an integer from 1, or None for the next one. "
+            f"Received: version={version!r}."
+        )
+    if version in list_versions(base):
+        raise FileExistsError(
+            f"The version exists in {str(base)!r}. Choose another one, or None for the "
+            f"next one. Received: version={version!r}."
+        )
+
+
+@contextlib.contextmanager
+def _unfinished_folder(base: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields a hidden folder in `base`, locked, and removes it unless it is renamed."""
+    base.mkdir(parents=True, exist_ok=True)
+    with lock(base / ".lock"):
+        # Killed exports leave such folders, some of them from `atomic_write`.
+        for folder in base.glob(".unfinished-*"):
+            shutil.rmtree(folder, ignore_errors=True)
+        unfinished = base / f".unfinished-{uuid.uuid4().hex}"
+        unfinished.mkdir()
+        try:
+            yield unfinished
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _run_tensorflow_process(
+    model: keras.Model, folder: pathlib.Path, *arguments: Any
+) -> None:
+    """Calls `write_version` in a process with the TensorFlow backend."""
+    # Tracing needs no accelerator, and this process may have taken its memory.
+    environment = {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1"}
+    with tempfile.TemporaryDirectory() as temporary:
+        file = os.path.join(temporary, "model.keras")
+        model.save(file)
+        process = subprocess.run(
+            [sys.executable, "-m", "zoo.exporting.writing", file, folder],
+            input=json.dumps(arguments),
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
+        )
+    if process.returncode:
+        raise RuntimeError(
+            "The process that exports with the TensorFlow backend failed. To see the "
+            "cause, save the model as a `.keras` file, and load and export it under "
+            f"KERAS_BACKEND=tensorflow. Received: stderr={process.stderr[-2000:]!r}."
+        )

@@ -1,0 +1,120 @@
+"""Writes the files of a version on the TensorFlow backend.
+
+On other Keras backends `zoo.export` runs this module as a second process:
+
+    python -m zoo.exporting.writing MODEL.keras FOLDER < arguments.json
+"""
+
+import importlib.metadata
+import json
+import pathlib
+import platform
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.protobuf import fingerprint_pb2
+
+import zoo
+from zoo.exporting import runtimes
+from zoo.exporting.contract import list_files
+from zoo.exporting.decoding import PREPROCESSING
+from zoo.exporting.signatures import signature_functions
+from zoo.exporting.warmup import write_warmup_requests
+from zoo.files import sha256
+from zoo.models.weights import card_of
+
+
+def write_version(
+    model: keras.Model, folder: pathlib.Path, labels: Sequence[str], format: str
+) -> None:
+    """Writes every file of a version to an empty folder."""
+    if format == "saved_model":
+        functions = signature_functions(model, labels)
+        try:
+            _write_saved_model(model, folder, functions)
+            write_warmup_requests(folder, functions)
+        except tf.errors.OpError as error:
+            raise OSError(
+                f"The version cannot be written: {error.message}. "
+                f"Received: base_path={str(folder.parent)!r}."
+            ) from error
+    else:
+        single = runtimes.in_float32(model)
+        known = labels if format in runtimes.FORMATS_WITH_STRINGS else None
+        function = signature_functions(single, known)["serving_default"]
+        functions = {"serving_default": function}
+        with tempfile.TemporaryDirectory() as saved_model:
+            _write_saved_model(single, pathlib.Path(saved_model), functions)
+            runtimes.write(format, function, saved_model, folder)
+    (folder / "labels.txt").write_text("\n".join(labels) + "\n", "utf-8")
+    _write_contract(folder, model, labels, format, functions)
+
+
+def _write_saved_model(
+    model: keras.Model, folder: pathlib.Path, functions: dict[str, Any]
+) -> None:
+    # Stores the weights once, in a fixed order. `model.export` stores them twice.
+    module = tf.Module()
+    module.weights = [weight.value for weight in model.weights]
+    tf.saved_model.save(module, str(folder), functions)
+
+    # Two exports of a model differ only in this random identifier.
+    path = folder / "fingerprint.pb"
+    fingerprint = fingerprint_pb2.FingerprintDef.FromString(path.read_bytes())
+    fingerprint.ClearField("uuid")
+    path.write_bytes(fingerprint.SerializeToString(deterministic=True))
+
+
+def _write_contract(
+    folder: pathlib.Path,
+    model: Any,
+    labels: Sequence[str],
+    format: str,
+    functions: Mapping[str, Any],
+) -> None:
+    """Writes `export.json` for the other files of a version and its signatures."""
+    signatures = {name: _describe(f) for name, f in sorted(functions.items())}
+    arguments = {name for x in signatures.values() for name in x["inputs"]}
+    contract = {
+        "model": model.name,
+        "format": format,
+        "labels": list(labels),
+        "signatures": signatures,
+        "preprocessing": {k: v for k, v in PREPROCESSING.items() if k in arguments},
+        "weights": card_of(model),
+        "libraries": {
+            "gradzoo": zoo.__version__,
+            "keras": keras.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+            "tensorflow": tf.__version__,
+            **{x: importlib.metadata.version(x) for x in runtimes.packages(format)},
+        },
+        "files": {name: sha256(folder / name) for name in list_files(folder)},
+    }
+    text = json.dumps(contract, indent=2, ensure_ascii=False) + "\n"
+    (folder / "export.json").write_text(text, "utf-8")
+
+
+def _describe(function: Any) -> dict[str, Any]:
+    [spec], _ = function.structured_input_signature
+    outputs = sorted(function.structured_outputs.items())
+    return {
+        "inputs": {spec.name: _describe_tensor(spec)},
+        "outputs": {name: _describe_tensor(tensor) for name, tensor in outputs},
+    }
+
+
+def _describe_tensor(tensor: Any) -> dict[str, Any]:
+    return {"dtype": tensor.dtype.name, "shape": list(tensor.shape)}
+
+
+if __name__ == "__main__":
+    file, folder = sys.argv[1:]
+    loaded = keras.saving.load_model(file, compile=False)
+    write_version(loaded, pathlib.Path(folder), *json.load(sys.stdin))

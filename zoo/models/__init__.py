@@ -1,0 +1,1 @@
+"""The architectures, their registry, and their published weights."""

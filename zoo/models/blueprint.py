@@ -1,0 +1,263 @@
+"""The parts that all builders share: arguments, input, head, and loading of weights."""
+
+import dataclasses
+import math
+import numbers
+import re
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+from keras import layers
+
+from zoo.models.weight_files import load_layers, read_config, read_layers
+from zoo.models.weights import Weights, resolve
+
+HEAD = "logits"
+
+
+@dataclasses.dataclass(kw_only=True)
+class Blueprint:
+    """The arguments that all builders share, after validation.
+
+    A builder creates a blueprint, starts from `input`, adds its own layers, and
+    returns `model`.
+
+    Attributes:
+        model_name: String. Name of the model in the registry, e.g. `"lenet5"`.
+        architecture: Dict. The builder's own arguments, which must agree with those of
+            the weights. The other attributes are the arguments of all builders.
+    """
+
+    model_name: str
+    architecture: dict[str, Any]
+    weights: Any
+    include_top: bool
+    input_shape: Any
+    input_tensor: Any
+    classes: int | None
+    classifier_activation: Any
+    include_preprocessing: bool
+    name: str
+
+    def __post_init__(self) -> None:
+        self.input_shape = self._check_shape()
+        source = resolve(self.model_name, self.weights)
+        self.card = source if isinstance(source, Weights) else None
+        self.path = source.path if isinstance(source, Weights) else source
+        if self.card:
+            self._check_architecture(self.card)
+            self.card.verify()
+        self.saved = read_layers(self.path) if self.path else {}
+        self._check_head()
+
+    def _check_shape(self) -> tuple[int | None, ...]:
+        shape, tensor = self.input_shape, self.input_tensor
+        if tensor is not None:
+            if not keras.backend.is_keras_tensor(tensor):
+                raise TypeError(
+                    "`input_tensor` must be a Keras tensor, the output of "
+                    "`keras.Input` or of a layer. Received: "
+                    f"input_tensor={tensor!r} (of type {type(tensor).__name__})."
+                )
+            shape = tuple(tensor.shape[1:])
+        if not isinstance(shape, Sequence) or not all(
+            d is None or (isinstance(d, int) and d > 0) for d in shape
+        ):
+            raise ValueError(
+                "`input_shape` must be a tuple of positive integers without the batch "
+                f"dimension, such as (28, 28, 1). Received: input_shape={shape!r}."
+            )
+        is_default = tuple(shape) == (28, 28, 1)
+        return (1, 28, 28) if is_default and _channels_first() else tuple(shape)
+
+    def _check_architecture(self, card: Weights) -> None:
+        for name, value in self.architecture.items():
+            trained = card.arguments[name]
+            if name == "activation":
+                same = keras.activations.get(value) is keras.activations.get(trained)
+            else:
+                same = (list(value) if isinstance(value, tuple) else value) == trained
+            if not same:
+                raise ValueError(
+                    f"`{name}` differs from that of the weights {card.id!r}. Leave it "
+                    "out, or build the model with `weights=None`. Expected: "
+                    f"{name}={trained!r}. Received: {name}={value!r}."
+                )
+
+    def _check_head(self) -> None:
+        if self.classes is not None and not self.include_top:
+            raise ValueError(
+                "`classes` is the size of the head, which `include_top=False` leaves "
+                f"out. Pass only one of the two. Received: classes={self.classes!r}."
+            )
+        activation = self.classifier_activation
+        is_softmax = keras.activations.get(activation) is keras.activations.softmax
+        if self.path and activation is not None and not is_softmax:
+            raise ValueError(
+                "With `weights`, `classifier_activation` must be 'softmax', or None "
+                f"for logits. Received: classifier_activation={activation!r}."
+            )
+        saved_classes = len(self.saved[HEAD][-1]) if HEAD in self.saved else 10
+        if self.classes is None:
+            self.classes = saved_classes
+        self.classes = check_size("classes", self.classes)
+        self.has_fresh_head = self.card is not None and self.classes != saved_classes
+
+    def input(self, smallest: int | None = None) -> tuple[Any, Any]:
+        """Returns the input tensor, and the same with preprocessing.
+
+        Args:
+            smallest: Integer. Minimum height and width of an image. Defaults to `None`,
+                for models that take inputs of any rank.
+        """
+        if smallest is None:
+            self._check_fixed_size()
+        else:
+            self._check_image(smallest)
+        inputs = self.input_tensor
+        if inputs is None:
+            inputs = keras.Input(self.input_shape, name="image")
+        x = inputs
+        if self.include_preprocessing:
+            x = layers.Rescaling(1 / 255, name="rescaling")(x)
+        return inputs, x
+
+    def _check_fixed_size(self) -> None:
+        shape = self.input_shape
+        if not shape or None in shape:
+            raise ValueError(
+                f"{self.model_name!r} needs an input of one fixed size, such as "
+                f"(28, 28, 1) or (784,). Received: input_shape={shape}."
+            )
+        if self.card:
+            # Images of another shape can have as many pixels, but in another order.
+            expected = self.card.input_shape
+            sizes = [d for d in shape if d > 1]
+            if sizes not in ([d for d in expected if d > 1], [math.prod(expected)]):
+                raise self._misfit(self.card)
+
+    def _check_image(self, smallest: int) -> None:
+        shape, first = self.input_shape, _channels_first()
+        size = shape[1:] if first else shape[:2]
+        if len(shape) != 3 or shape[0 if first else -1] is None:
+            form = "(channels, height, width)" if first else "(height, width, channels)"
+            problem = f"{self.model_name!r} takes images: `input_shape` must be {form}"
+        elif self.include_top and None in size:
+            problem = "An image size of None needs `include_top=False`"
+        elif any(d is not None and d < smallest for d in size):
+            problem = (
+                f"{self.model_name!r} needs images of at least {smallest}x{smallest} "
+                "pixels"
+            )
+        else:
+            return
+        raise ValueError(f"{problem}. Received: input_shape={shape}.")
+
+    def model(self, inputs: Any, x: Any) -> keras.Model:
+        """Adds the head to the features `x`, loads the weights, returns the model."""
+        if self.include_top:
+            x = layers.Dense(self.classes, dtype="float32", name=HEAD)(x)
+            if self.classifier_activation is not None:
+                x = layers.Activation(
+                    self.classifier_activation, dtype="float32", name="predictions"
+                )(x)
+        preceding: list[Any] = []  # The layers that lead to `input_tensor`.
+        if self.input_tensor is not None:
+            sources = keras.utils.get_source_inputs(inputs)
+            preceding = keras.Model(sources, inputs).layers
+            inputs = sources[0] if len(sources) == 1 else sources
+        model = keras.Model(inputs, x, name=self.name)
+        if self.path:
+            self._load(self.path, model, preceding)
+        return model
+
+    def _load(self, path: Path, model: keras.Model, preceding: list[Any]) -> None:
+        """Loads all saved layers, except for a head that is left out or untrained."""
+        saved = self.saved
+        if not self.include_top:
+            names = {layer.name for layer in model.layers}
+            saved = {name: arrays for name, arrays in saved.items() if name in names}
+        elif self.has_fresh_head:
+            warnings.warn(
+                f"The layer {HEAD!r} is untrained: it has {self.classes} classes, but "
+                f"the weights have {len(saved[HEAD][-1])}.",
+                stacklevel=4,
+            )
+            saved = {**saved, HEAD: model.get_layer(HEAD).get_weights()}
+        try:
+            load_layers(model, saved, source=path, leave_out=preceding)
+        except ValueError as error:
+            if self.card:
+                raise self._misfit(self.card) from error
+            raise
+        self._compare(read_config(path), model)
+        if self.card and self.include_top and not self.has_fresh_head:
+            model.categories = self.card.categories
+
+    def _compare(self, config: dict[str, Any], model: keras.Model) -> None:
+        """Compares the architecture with that of a `.keras` file."""
+        built = _operations(model.get_config())
+        for name, saved in _operations(config).items():
+            if config and saved != built[name]:
+                raise ValueError(
+                    f"`{name}` differs from that of the saved model. Build the model "
+                    f"with the arguments that it was saved with. Expected: {saved}. "
+                    f"Received: {name}={self.architecture.get(name)!r}."
+                )
+
+    def _misfit(self, card: Weights) -> ValueError:
+        return ValueError(
+            f"The weights {card.id!r} do not fit this input. Resize the images. "
+            f"Expected: input_shape={card.input_shape}. Received: "
+            f"input_shape={self.input_shape}."
+        )
+
+
+def check_size(name: str, value: Any) -> int:
+    """Returns `value` as an `int`; raises a `ValueError` unless it is positive."""
+    is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not is_integer or value < 1:
+        raise ValueError(
+            f"`{name}` must be a positive integer. Received: {name}={value!r}."
+        )
+    return int(value)
+
+
+def new_initializer(initializer: Any, activation: Any) -> Any:
+    """Returns an initializer for one layer.
+
+    By default, the initializer preserves the variance of the signal. An object is
+    cloned: shared, it would give layers of one shape the same values.
+    """
+    if isinstance(initializer, keras.initializers.Initializer):
+        return initializer.clone()
+    if initializer is not None:
+        return initializer
+    name = getattr(activation, "__name__", activation)
+    if name in ("relu", "leaky_relu", "elu", "gelu", "silu", "swish", "mish"):
+        return "he_normal"
+    return "lecun_normal" if name == "selu" else "glorot_uniform"
+
+
+def _channels_first() -> bool:
+    return bool(keras.config.image_data_format() == "channels_first")
+
+
+def _operations(config: dict[str, Any]) -> dict[str, Any]:
+    """Reads the arguments that the shapes of a model's variables do not show."""
+    hidden = re.compile(r"(conv|dense|pool|activation|add)\d+")
+    found = [
+        layer
+        for layer in config.get("layers", [])
+        if hidden.fullmatch(layer["config"]["name"])
+    ]
+    activations = {str(layer["config"].get("activation", "linear")) for layer in found}
+    kinds = {layer["class_name"] for layer in found}
+    return {
+        "activation": sorted(activations - {"linear"}),
+        "pooling_layer": sorted(kinds & {"MaxPooling2D", "AveragePooling2D"}),
+        "residual": "Add" in kinds,
+    }

@@ -1,0 +1,149 @@
+"""The registry of models and published weights."""
+
+import fnmatch
+import inspect
+import itertools
+import pkgutil
+from typing import TYPE_CHECKING, Any
+
+from zoo.errors import suggest
+from zoo.models.weights import Weights, find, published
+
+if TYPE_CHECKING:
+    import keras
+
+# The builders, from the simplest to the most modern. They are imported at their first
+# use, because listing models and weights must not wait for Keras.
+BUILDERS = {
+    "shallow_mlp": "zoo.models.mlp:ShallowMLP",
+    "deep_mlp": "zoo.models.mlp:DeepMLP",
+    "lenet5": "zoo.models.convnet:LeNet5",
+    "convnet": "zoo.models.convnet:ConvNet",
+}
+
+# Arguments that act in training alone: they may differ from those of the weights.
+TRAINING_ARGUMENTS = ("dropout", "kernel_initializer")
+
+
+def list_models(pattern: str = "*", weights: str | None = None) -> list[str]:
+    """Lists the names of the models, from the simplest to the most modern.
+
+    Args:
+        pattern: String. Keeps the names that match, as in `fnmatch`, e.g. `"*mlp"`.
+            Defaults to `"*"`.
+        weights: String. Keeps the models that have weights for this dataset, e.g.
+            `"mnist"`. Defaults to `None`, which keeps all.
+
+    Returns:
+        List of strings.
+
+    Example:
+
+    >>> zoo.list_models("*mlp")
+    ['shallow_mlp', 'deep_mlp']
+    """
+    return [
+        name
+        for name in fnmatch.filter(BUILDERS, pattern)
+        if weights is None or list_weights(name, weights)
+    ]
+
+
+def create(name: str, **arguments: Any) -> "keras.Model":
+    """Builds a model by its name.
+
+    Args:
+        name: String. One of `list_models()`.
+        **arguments: Arguments of the builder.
+
+    Returns:
+        The `keras.Model`.
+
+    Raises:
+        ValueError: If the model is unknown.
+
+    Example:
+
+    >>> zoo.create("lenet5", classes=3).output.shape
+    (None, 3)
+    """
+    return builder(name)(**arguments)
+
+
+def builder(name: str) -> Any:
+    """Returns the builder function of a model."""
+    check_name(name)
+    return pkgutil.resolve_name(BUILDERS[name])
+
+
+def check_name(name: str) -> None:
+    """Raises a `ValueError` unless `name` is the name of a model."""
+    if name not in BUILDERS:
+        raise ValueError(
+            f"Unknown model. {suggest(str(name), list(BUILDERS))} Received: "
+            f"name={name!r}."
+        )
+
+
+def default_arguments(name: str) -> dict[str, Any]:
+    """Returns the architecture arguments of a builder with their defaults.
+
+    These are the arguments that precede `weights` in its signature, except for those
+    that act in training alone. They describe its published weights, for every dataset.
+
+    Example:
+
+    >>> default_arguments("lenet5")
+    {'activation': 'relu', 'pooling_layer': 'max'}
+    """
+    parameters = inspect.signature(builder(name)).parameters.values()
+    own = itertools.takewhile(lambda parameter: parameter.name != "weights", parameters)
+    return {p.name: p.default for p in own if p.name not in TRAINING_ARGUMENTS}
+
+
+def list_weights(model: str = "*", dataset: str = "*") -> list[Weights]:
+    """Lists the published weights.
+
+    Args:
+        model: String. Keeps the models that match, as in `fnmatch`. Defaults to `"*"`.
+        dataset: String. Keeps the datasets that match. Defaults to `"*"`.
+
+    Returns:
+        List of `Weights`, in the order of `list_models()`, then by dataset and version.
+
+    Example:
+
+    >>> [weights.id for weights in zoo.list_weights("lenet5")]
+    ['lenet5.fashion_mnist.v1', 'lenet5.mnist.v1']
+    """
+    matching = (
+        w
+        for w in published()
+        if fnmatch.fnmatch(w.model, model) and fnmatch.fnmatch(w.dataset, dataset)
+    )
+    return sorted(matching, key=lambda w: list(BUILDERS).index(w.model))
+
+
+def get_weights(model: str, name: str | None = None) -> Weights:
+    """Returns a published weight.
+
+    Args:
+        model: String. Name of the model, or a full name such as `"lenet5.mnist"`.
+        name: String. Name of the weights, e.g. `"mnist"` (the newest version) or
+            `"mnist.v1"`. Defaults to `None`, for a full name in `model`.
+
+    Returns:
+        The `Weights`.
+
+    Raises:
+        ValueError: If the model or the weights are unknown.
+
+    Example:
+
+    >>> zoo.get_weights("lenet5", "mnist").id
+    'lenet5.mnist.v1'
+    """
+    if name is None:
+        model, _, name = model.partition(".")
+    check_name(model)
+    return find(model, name)

@@ -1,0 +1,112 @@
+"""Weight files in Keras' formats: reading, loading, and saving in float16."""
+
+import io
+import json
+import pathlib
+import zipfile
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+
+if TYPE_CHECKING:
+    import keras
+
+
+def read_layers(path: pathlib.Path) -> dict[str, list[np.ndarray]]:
+    """Reads the variables from the `.weights.h5` or `.keras` file of a model.
+
+    Returns:
+        `{layer name: [array, ...]}`, each list in the order of `layer.get_weights()`.
+
+    Raises:
+        ValueError: If the file has another format or is damaged.
+    """
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                content = archive.read("model.weights.h5")
+        else:
+            content = path.read_bytes()
+        with h5py.File(io.BytesIO(content)) as file:
+            groups = [layer["vars"] for layer in file["layers"].values()]
+            return {
+                group.attrs["name"]: [group[str(i)][()] for i in range(len(group))]
+                for group in groups
+                if len(group)
+            }
+    except Exception as error:  # h5py raises errors of many types on a damaged file.
+        raise ValueError(
+            "The file is damaged or not a Keras weights file. Write one with "
+            "`model.save_weights('x.weights.h5')` or `model.save('x.keras')`. "
+            f"Received: path={str(path)!r} ({error})."
+        ) from error
+
+
+def read_config(path: pathlib.Path) -> dict[str, Any]:
+    """Reads the configuration of the model from a `.keras` file; else returns `{}`."""
+    if not zipfile.is_zipfile(path):
+        return {}
+    with zipfile.ZipFile(path) as archive:
+        config: dict[str, Any] = json.loads(archive.read("config.json"))["config"]
+    return config
+
+
+def load_layers(
+    model: "keras.Model",
+    saved: Mapping[str, list[np.ndarray]],
+    source: object,
+    leave_out: Collection[Any] = (),
+) -> None:
+    """Loads the variables of all layers of `model`, except for those in `leave_out`.
+
+    Args:
+        saved: Dict `{layer name: [array, ...]}`, as returned by `read_layers`.
+        source: Origin of `saved`, for the error message.
+
+    Raises:
+        ValueError: If a layer is missing on either side or has other shapes. The
+            message lists every such layer, and `model` is unchanged.
+    """
+    layers = {
+        layer.name: layer
+        for layer in model.layers
+        if layer.weights and layer not in leave_out
+    }
+    expected = {n: [tuple(v.shape) for v in layers[n].weights] for n in layers}
+    received = {n: [array.shape for array in saved[n]] for n in saved}
+    problems = [
+        f"  {n}: expected {expected.get(n, [])}, received {received.get(n, [])}"
+        for n in {**expected, **received}
+        if expected.get(n) != received.get(n)
+    ]
+    if problems:
+        raise ValueError(
+            f"The weights do not fit the model {model.name!r}; nothing was loaded. "
+            "Build the model with the arguments that it was saved with. Shapes by "
+            "layer:\n" + "\n".join(problems) + f"\nReceived: weights={str(source)!r}."
+        )
+    for name, layer in layers.items():
+        layer.set_weights(saved[name])
+
+
+def save_float16(model: "keras.Model", path: pathlib.Path) -> None:
+    """Saves the weights in float16, for `model.load_weights` and `read_layers`."""
+    model.save_weights(path)
+    arrays: dict[str, np.ndarray] = {}
+    layer_names: dict[str, str] = {}
+
+    def visit(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            arrays[name] = item[()].astype("float16")
+        elif "name" in item.attrs:
+            layer_names[name] = item.attrs["name"]
+
+    with h5py.File(path) as file:
+        file.visititems(visit)
+    with h5py.File(path, "w") as file:
+        for name, layer_name in layer_names.items():
+            file.create_group(name).attrs["name"] = layer_name
+        for name, array in arrays.items():
+            file[name] = array

@@ -1,0 +1,193 @@
+"""Published weights and their cards.
+
+A published weight is three files in `zoo/published`, which are part of the wheel:
+`<id>.toml` (the recipe), `<id>.json` (the card) and `<id>.weights.h5`.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from zoo.errors import suggest
+from zoo.files import sha256
+from zoo.models.weight_files import read_layers
+
+if TYPE_CHECKING:
+    import keras
+
+PUBLISHED = pathlib.Path(__file__).parents[1] / "published"
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """The card of a published weight.
+
+    Attributes:
+        model: String. Name of the model, e.g. `"lenet5"`.
+        dataset: String. Name of the training data, e.g. `"mnist"`.
+        version: Integer. Version of the weight, starting at 1.
+        sha256: String. Checksum of the weights file, verified at every load.
+        bytes: Integer. Size of the weights file.
+        categories: Tuple of strings. The label of each class, in output order.
+        input_shape: Tuple of integers. `(height, width, channels)` of the images.
+        arguments: Dict. The architecture arguments of the builder.
+        parameters: Integer. Number of parameters.
+        flops: Integer. Floating point operations per image, see `zoo.count_flops`.
+        metrics: Dict. `split` and number of `images` of the evaluation; `accuracy` and
+            `loss` of the published `seed`; `mean_accuracy` and `sd_accuracy` over
+            `seeds`.
+        data: Dict. `source` (URL), `version`, `license` and `citation` of the data.
+        license: String. License of the weights.
+        recipe: Dict. The full configuration of the training run.
+        command: String. The command that created the weight and this card.
+        versions: Dict. Versions of the software used for training.
+        golden: Dict. `seed` of random images, and the model's `probabilities` for them.
+    """
+
+    model: str
+    dataset: str
+    version: int
+    sha256: str
+    bytes: int
+    categories: tuple[str, ...]
+    input_shape: tuple[int, ...]
+    arguments: dict[str, Any]
+    parameters: int
+    flops: int
+    metrics: dict[str, Any]
+    data: dict[str, str]
+    license: str
+    recipe: dict[str, Any]
+    command: str
+    versions: dict[str, str]
+    golden: dict[str, Any]
+
+    @property
+    def id(self) -> str:
+        """Full name, e.g. `"lenet5.mnist.v1"`."""
+        return f"{self.model}.{self.dataset}.v{self.version}"
+
+    @property
+    def path(self) -> pathlib.Path:
+        """Path of the weights file, in Keras' `.weights.h5` format."""
+        return PUBLISHED / f"{self.id}.weights.h5"
+
+    def to_json(self) -> str:
+        """Returns the content of the card's file."""
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "Weights":
+        """Creates the card from the output of `to_json`."""
+        card = json.loads(text)
+        for field in ("categories", "input_shape"):
+            card[field] = tuple(card[field])
+        return cls(**card)
+
+    def verify(self) -> None:
+        """Raises a `ValueError` if the weights file is truncated or altered."""
+        found = sha256(self.path)
+        if found != self.sha256:
+            raise ValueError(
+                f"The weights file {self.path} is damaged. Install gradzoo again. "
+                f"Expected: {self.bytes} bytes with sha256 {self.sha256}. Received: "
+                f"{self.path.stat().st_size} bytes with sha256 {found}."
+            )
+
+
+@functools.cache
+def published() -> tuple[Weights, ...]:
+    """Returns all published weights, sorted by model, dataset and version."""
+    cards = (Weights.from_json(p.read_text("utf-8")) for p in PUBLISHED.glob("*.json"))
+    return tuple(sorted(cards, key=lambda w: (w.model, w.dataset, w.version)))
+
+
+def find(model: str, name: str) -> Weights:
+    """Finds a published weight of a model, or raises a `ValueError`.
+
+    Args:
+        model: String. Name of the model, e.g. `"lenet5"`.
+        name: String. `"mnist"` for the newest version, or `"mnist.v1"`. The name of
+            the model may come first: `"lenet5.mnist"`, `"lenet5.mnist.v1"`.
+    """
+    for weights in reversed(published()):
+        short = (weights.dataset, f"{weights.dataset}.v{weights.version}")
+        full = tuple(f"{weights.model}.{s}" for s in short)
+        if weights.model == model and name in short + full:
+            return weights
+        if weights.model != model and name in full:
+            raise ValueError(
+                "These weights belong to another model. Build it with "
+                f"`zoo.create({weights.model!r}, weights={weights.dataset!r})`. "
+                f"Received: weights={name!r} for the model {model!r}."
+            )
+    names = sorted({w.dataset for w in published() if w.model == model})
+    raise ValueError(
+        f"Unknown weights for {model!r}. {suggest(name, names)} To load a file, pass "
+        "its path: a `pathlib.Path`, or a string that contains a separator or ends in "
+        f".h5 or .keras. Received: weights={name!r}."
+    )
+
+
+def is_path(weights: object) -> bool:
+    """Returns `True` if a `weights` argument is a path rather than a name."""
+    if isinstance(weights, os.PathLike):
+        return True
+    separators = tuple(filter(None, (os.sep, os.altsep, "/")))
+    return isinstance(weights, str) and (
+        any(s in weights for s in separators) or weights.endswith((".h5", ".keras"))
+    )
+
+
+def resolve(model: str, weights: object) -> Weights | pathlib.Path | None:
+    """Resolves the `weights` argument of a builder.
+
+    A name never refers to a file, even if the working directory has a file of that
+    name. A file with the content of a published weight of `model` gives its `Weights`.
+
+    Returns:
+        `None`, the `Weights`, or the absolute path of an existing file.
+    """
+    if weights is None:
+        return None
+    if isinstance(weights, Weights):
+        return find(model, weights.id)
+    if is_path(weights):
+        path = pathlib.Path(os.fspath(weights)).expanduser().absolute()  # type: ignore[call-overload]
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"The weights file does not exist. Received: weights={str(path)!r}."
+            )
+        checksum = sha256(path)
+        same = (w for w in published() if (w.model, w.sha256) == (model, checksum))
+        return next(same, path)
+    if isinstance(weights, str):
+        return find(model, weights)
+    raise TypeError(
+        "`weights` must be None, a name such as 'mnist' or 'mnist.v1', a `Weights`, or "
+        f"a path. Received: weights={weights!r} (of type {type(weights).__name__})."
+    )
+
+
+def card_of(model: "keras.Model") -> dict[str, Any] | None:
+    """Returns the card of the published weights that a model holds, as a dict.
+
+    Returns `None` unless all variables of `model` are bit-identical to the weights.
+    """
+    held = {layer.name: layer.get_weights() for layer in model.layers if layer.weights}
+    parameters = sum(array.size for arrays in held.values() for array in arrays)
+    for weights in published():
+        if weights.parameters == parameters:
+            saved = read_layers(weights.path)
+            if saved.keys() == held.keys() and all(
+                np.array_equal(mine, theirs)
+                for name in saved
+                for mine, theirs in zip(held[name], saved[name], strict=True)
+            ):
+                return dataclasses.asdict(weights)
+    return None

@@ -1,0 +1,219 @@
+"""Client of TF Serving for models that `zoo.export` wrote."""
+
+import os
+import pathlib
+import random
+import time
+import urllib.parse
+from typing import Any
+
+import numpy as np
+
+from zoo.serving.connections import CONNECTIONS, OUTPUTS, RequestError
+
+# The statuses of gRPC and HTTP for each exception. Any other is a RuntimeError.
+STATUSES: dict[type[Exception], set[str | int]] = {
+    ValueError: {"INVALID_ARGUMENT", "FAILED_PRECONDITION", 400},
+    LookupError: {"NOT_FOUND", 404},
+    ConnectionError: {"RESOURCE_EXHAUSTED", "UNAVAILABLE", 429, 502, 503},
+    TimeoutError: {"DEADLINE_EXCEEDED", 504},
+}
+ADVICE: dict[type[Exception], str] = {
+    ValueError: "Compare the images with `client.metadata()`.",
+    LookupError: "Check `model` and `version`.",
+    ConnectionError: "Check that the server is running and not overloaded.",
+    TimeoutError: "Increase `timeout` or `deadline`, or decrease `batch_size`.",
+    RuntimeError: "See the log of the server.",
+}
+
+
+class Client:
+    """Sends requests to a model on a TF Serving server.
+
+    A request is repeated, after a random pause that grows, if the server is overloaded
+    or cannot be reached. A request that times out is not repeated.
+
+    Args:
+        url: String. `"http://host:8501"` or `"https://..."` for REST,
+            `"grpc://host:8500"` or `"grpcs://..."` for gRPC, which is faster.
+        model: String. Name of the model on the server.
+        version: Integer. Defaults to the newest version on the server.
+        batch_size: Integer. Images per request. Defaults to 64.
+        timeout: Float. Seconds to wait for the answer to one request; over REST, for
+            each part of the answer. Defaults to 10.
+        deadline: Float. Seconds that a method may take in total. Defaults to 60.
+        retries: Integer. Maximum number of retries per request. Defaults to 3.
+
+    Raises:
+        ValueError: If `url` has another form or `batch_size` is less than 1.
+        ImportError: If a package that gRPC needs is missing.
+
+    Example:
+
+    >>> client = zoo.serving.Client("http://localhost:8501", "lenet5")  # doctest: +SKIP
+    >>> client.predict(["seven.png", "two.jpeg"])["label"]  # doctest: +SKIP
+    array(['7', '2'], dtype='<U1')
+    """
+
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        version: int | None = None,
+        *,
+        batch_size: int = 64,
+        timeout: float = 10.0,
+        deadline: float = 60.0,
+        retries: int = 3,
+    ) -> None:
+        parts = urllib.parse.urlsplit(url)
+        connect = CONNECTIONS.get(parts.scheme)
+        if connect is None or not parts.netloc:
+            raise ValueError(
+                "`url` must be http://HOST:PORT or https://... for REST, "
+                f"grpc://HOST:PORT or grpcs://... for gRPC. Received: url={url!r}."
+            )
+        if batch_size < 1:
+            raise ValueError(
+                f"`batch_size` must be at least 1. Received: batch_size={batch_size}."
+            )
+        self.batch_size, self.retries = batch_size, retries
+        self.timeout, self.deadline = timeout, deadline
+        # The URL may contain a password, which error messages must not show.
+        host = parts.netloc.rpartition("@")[2]
+        self._name = f"{model!r} at {parts.scheme}://{host}"
+        self._connection = connect(parts, model, version)
+
+    def predict(self, images: Any) -> dict[str, np.ndarray]:
+        """Classifies images in batches of `batch_size`.
+
+        Args:
+            images: Array of `n` images in the model's input shape: uint8 is sent to
+                `serving_uint8`, other numbers to `serving_default` as float32. Or a
+                list of `n` PNG or JPEG files, as paths or bytes, for `serving_bytes`.
+
+        Returns:
+            A dict with `probabilities` (float32, `(n, classes)`), `class_id` (int64,
+            `(n,)`) and `label` (string, `(n,)`).
+
+        Raises:
+            TypeError: If `images` contains neither numbers nor files.
+            ValueError: If the server rejects a batch, e.g. for its shape.
+            OSError: If a file cannot be read.
+            LookupError: If the server does not have the model or the version.
+            ConnectionError: If the server is overloaded or cannot be reached.
+            TimeoutError: If `timeout` or `deadline` has passed.
+            RuntimeError: If the server fails or the model is not from `zoo.export`.
+        """
+        signature, name, batch = _to_batch(images)
+        end = time.monotonic() + self.deadline
+        predict, answers = self._connection.predict, []
+        # An empty array is sent, too: the server decides what to answer.
+        for start in range(0, max(len(batch), 1), self.batch_size):
+            part = batch[start : start + self.batch_size]
+            if signature == "serving_bytes":
+                part = np.array([_read(file) for file in part], object)
+            what = f"images[{start}:{start + len(part)}]"
+            answer = self._send(what, predict, signature, name, part, end=end)
+            if not isinstance(answer, dict) or not answer.keys() >= OUTPUTS.keys():
+                raise RuntimeError(
+                    f"The model {self._name} must be one that `zoo.export` wrote. "
+                    f"Received: answer={str(answer)[:500]}."
+                )
+            answers.append(answer)
+        return {
+            output: np.concatenate([np.asarray(x[output], dtype) for x in answers])
+            for output, dtype in OUTPUTS.items()
+        }
+
+    def status(self) -> dict[int, str]:
+        """Returns the state of each version on the server; raises as `predict` does.
+
+        Returns:
+            A dict from version to state: `"START"`, `"LOADING"`, `"AVAILABLE"`,
+            `"UNLOADING"` or `"END"`, with the error if the version failed to load.
+        """
+        states = {}
+        for version in self._send("the status", self._connection.status):
+            reason = version.get("status", {}).get("error_message")
+            state = version["state"]
+            states[int(version["version"])] = f"{state}: {reason}" if reason else state
+        return states
+
+    def metadata(self) -> dict[str, Any]:
+        """Returns the model's signatures; raises as `predict` does.
+
+        Returns:
+            A dict as in `export.json`: `{signature: {"inputs": {name: {"dtype": ...,
+            "shape": [...]}}, "outputs": {...}}}`. None in a shape is any length.
+        """
+        answer = self._send("the metadata", self._connection.metadata)
+        return {
+            name: {
+                side: {key: _dtype_and_shape(x) for key, x in signature[side].items()}
+                for side in ("inputs", "outputs")
+            }
+            for name, signature in answer.items()
+            if not name.startswith("__")  # TensorFlow's internal signatures
+        }
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._connection.close()
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _send(self, what: str, method: Any, *arguments: Any, end: float = 0) -> Any:
+        # The retries of urllib3 have no common deadline, and gRPC makes at most four.
+        attempt, end = 0, end or time.monotonic() + self.deadline
+        while True:
+            remaining = end - time.monotonic()
+            try:
+                if remaining <= 0:
+                    raise RequestError("DEADLINE_EXCEEDED", f"deadline={self.deadline}")
+                return method(*arguments, min(self.timeout, remaining))
+            except RequestError as error:
+                status, message = error.args
+            kinds = (kind for kind in STATUSES if status in STATUSES[kind])
+            exception = next(kinds, RuntimeError)
+            pause = random.uniform(0, 0.1 * 2**attempt)
+            is_last = attempt >= self.retries or pause >= end - time.monotonic()
+            if exception is not ConnectionError or is_last:
+                raise exception(
+                    f"The request for {what} to {self._name} failed. "
+                    f"{ADVICE[exception]} Received: {status}, {message}."
+                )
+            attempt += 1
+            time.sleep(pause)
+
+
+def _to_batch(images: Any) -> tuple[str, str, Any]:
+    """Returns the signature, the name of its input and the images to send."""
+    first = images[0] if isinstance(images, list | tuple) and images else None
+    if isinstance(first, str | bytes | os.PathLike):
+        return "serving_bytes", "image_bytes", images
+    array = np.asarray(images)
+    if array.ndim == 0 or array.dtype.kind not in "biuf":
+        raise TypeError(
+            "`images` must be an array of numbers or a list of PNG or JPEG files, as "
+            f"paths or bytes. Received: images={repr(images)[:200]}."
+        )
+    if array.dtype == np.uint8:
+        return "serving_uint8", "image", array
+    return "serving_default", "image", array.astype(np.float32)
+
+
+def _read(file: str | bytes | os.PathLike[str]) -> bytes:
+    return file if isinstance(file, bytes) else pathlib.Path(file).read_bytes()
+
+
+def _dtype_and_shape(tensor: dict[str, Any]) -> dict[str, Any]:
+    """Converts a `TensorInfo` message to the form of `export.json`."""
+    dtype = tensor["dtype"].removeprefix("DT_").lower()
+    dtype = "float32" if dtype == "float" else dtype
+    lengths = [int(dim["size"]) for dim in tensor["tensor_shape"]["dim"]]
+    return {"dtype": dtype, "shape": [None if x == -1 else x for x in lengths]}

@@ -1,0 +1,169 @@
+"""Connections to TF Serving. The answers over gRPC have the form of those over REST."""
+
+import base64
+import contextlib
+import functools
+import json
+import sys
+import types
+from importlib import import_module
+from importlib.util import find_spec, module_from_spec
+from typing import Any
+from urllib.parse import SplitResult, quote
+
+import numpy as np
+import requests
+
+OUTPUTS = {"probabilities": np.float32, "class_id": np.int64, "label": np.str_}
+
+GRPC_MODULES = (
+    "grpc",
+    "google.protobuf.json_format",
+    "tensorflow.core.framework.tensor_pb2",
+    "tensorflow_serving.apis.get_model_metadata_pb2",
+    "tensorflow_serving.apis.get_model_status_pb2",
+    "tensorflow_serving.apis.model_service_pb2_grpc",
+    "tensorflow_serving.apis.predict_pb2",
+    "tensorflow_serving.apis.prediction_service_pb2_grpc",
+)
+
+
+class RequestError(Exception):
+    """Failure of a request: the status (gRPC's name or HTTP's number), the message."""
+
+
+class Rest:
+    """Connection over HTTP."""
+
+    def __init__(self, url: SplitResult, model: str, version: int | None) -> None:
+        self._url = f"{url.geturl().rstrip('/')}/v1/models/{quote(model, safe='')}"
+        if version is not None:
+            self._url += f"/versions/{version}"
+        self._session = requests.Session()
+        self._session.headers["Content-Type"] = "application/json"
+        self.close = self._session.close
+
+    def predict(self, signature: str, name: str, batch: Any, timeout: float) -> Any:
+        inputs = batch.tolist()
+        if signature == "serving_bytes":
+            inputs = [{"b64": base64.b64encode(file).decode()} for file in inputs]
+        body = json.dumps({"signature_name": signature, "inputs": {name: inputs}})
+        return self._send(":predict", "outputs", timeout, body)
+
+    def status(self, timeout: float) -> Any:
+        return self._send("", "model_version_status", timeout)
+
+    def metadata(self, timeout: float) -> Any:
+        metadata = self._send("/metadata", "metadata", timeout)
+        return metadata["signature_def"]["signature_def"]
+
+    def _send(self, path: str, key: str, timeout: float, body: str = "") -> Any:
+        url, method = self._url + path, "POST" if body else "GET"
+        try:
+            response = self._session.request(method, url, data=body, timeout=timeout)
+        except requests.Timeout as error:
+            raise RequestError("DEADLINE_EXCEEDED", error) from error
+        except requests.RequestException as error:
+            raise RequestError("UNAVAILABLE", error) from error
+        with contextlib.suppress(ValueError, TypeError, KeyError):  # A proxy's page.
+            if response.ok:
+                return response.json()[key]
+        raise RequestError(response.status_code, " ".join(response.text[:2000].split()))
+
+
+class Grpc:
+    """Connection over gRPC."""
+
+    def __init__(self, url: SplitResult, model: str, version: int | None) -> None:
+        self._apis = apis = _import_apis()
+        number = None if version is None else {"value": version}
+        self._spec = {"name": model, "version": number}
+        options = [
+            # The default limit is 4 MB, less than a batch of photographs.
+            ("grpc.max_send_message_length", -1),
+            # The default is 1 s, but `Client` retries earlier.
+            ("grpc.initial_reconnect_backoff_ms", 100),
+        ]
+        if url.scheme == "grpcs":
+            credentials = apis.grpc.ssl_channel_credentials()
+            channel = apis.grpc.secure_channel(url.netloc, credentials, options)
+        else:
+            channel = apis.grpc.insecure_channel(url.netloc, options)
+        self.close = channel.close
+        self._to_dict = functools.partial(
+            apis.json_format.MessageToDict, preserving_proto_field_name=True
+        )
+        self._models = apis.model_service_pb2_grpc.ModelServiceStub(channel)
+        service = apis.prediction_service_pb2_grpc
+        self._predictions = service.PredictionServiceStub(channel)
+
+    def predict(self, signature: str, name: str, batch: Any, timeout: float) -> Any:
+        dtypes = {"O": "DT_STRING", "u": "DT_UINT8", "f": "DT_FLOAT"}
+        is_bytes = batch.dtype == object
+        tensor = self._apis.tensor_pb2.TensorProto(
+            dtype=dtypes[batch.dtype.kind],
+            tensor_shape={"dim": [{"size": length} for length in batch.shape]},
+            string_val=batch if is_bytes else None,
+            tensor_content=None if is_bytes else batch.tobytes(),
+        )
+        spec = self._spec | {"signature_name": signature}
+        messages = self._apis.predict_pb2
+        request = messages.PredictRequest(model_spec=spec, inputs={name: tensor})
+        answer = self._send(self._predictions.Predict, request, timeout)
+        return {
+            output: _to_array(answer.outputs[output], dtype)
+            for output, dtype in OUTPUTS.items()
+            if output in answer.outputs
+        }
+
+    def status(self, timeout: float) -> Any:
+        messages = self._apis.get_model_status_pb2
+        request = messages.GetModelStatusRequest(model_spec=self._spec)
+        answer = self._send(self._models.GetModelStatus, request, timeout)
+        return self._to_dict(answer)["model_version_status"]
+
+    def metadata(self, timeout: float) -> Any:
+        messages = self._apis.get_model_metadata_pb2
+        request = messages.GetModelMetadataRequest(
+            model_spec=self._spec, metadata_field=["signature_def"]
+        )
+        answer = self._send(self._predictions.GetModelMetadata, request, timeout)
+        return self._to_dict(answer.metadata["signature_def"])["signature_def"]
+
+    def _send(self, method: Any, request: Any, timeout: float) -> Any:
+        try:
+            return method(request, timeout=timeout)
+        except self._apis.grpc.RpcError as error:
+            raise RequestError(error.code().name, error.details()) from error
+
+
+CONNECTIONS: dict[str, type[Rest] | type[Grpc]]
+CONNECTIONS = {"http": Rest, "https": Rest, "grpc": Grpc, "grpcs": Grpc}
+
+
+def _to_array(tensor: Any, dtype: type) -> np.ndarray:
+    """Converts a `TensorProto`, whose values are in bytes or in a field per type."""
+    shape = [dim.size for dim in tensor.tensor_shape.dim]
+    if tensor.tensor_content:
+        return np.frombuffer(tensor.tensor_content, dtype).reshape(shape)
+    strings = [string.decode() for string in tensor.string_val]
+    values = tensor.float_val or tensor.int64_val or strings
+    return np.array(values, dtype).reshape(shape)
+
+
+def _import_apis() -> types.SimpleNamespace:
+    """Imports TF Serving's stubs without TensorFlow, of which they need messages only.
+
+    TensorFlow takes seconds and half a gigabyte, so an empty module with its name and
+    folder replaces it during the import. A later `import tensorflow` works as usual.
+    """
+    placeholder = None
+    if "tensorflow" not in sys.modules and (spec := find_spec("tensorflow")):
+        placeholder = sys.modules["tensorflow"] = module_from_spec(spec)
+    try:
+        return types.SimpleNamespace(
+            **{path.rpartition(".")[2]: import_module(path) for path in GRPC_MODULES}
+        )
+    finally:
+        if placeholder:
+            del sys.modules["tensorflow"]

@@ -1,0 +1,6 @@
+"""Training by recipe, evaluation and publishing."""
+
+import lazy_loader
+
+# `zoo.distributed` imports TensorFlow: it is loaded at its first use.
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, ["distributed"])

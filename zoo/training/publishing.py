@@ -1,0 +1,187 @@
+"""Publication of weights: the training runs, the weights file and the card."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from zoo.data.catalog import DatasetInfo, PathLike
+from zoo.data.datasets import dataset_info, load_dataset
+from zoo.files import atomic_write, sha256
+from zoo.models.inspection import count_flops
+from zoo.models.registry import TRAINING_ARGUMENTS, create, default_arguments
+from zoo.models.weight_files import load_layers, read_layers, save_float16
+from zoo.models.weights import PUBLISHED, Weights, published
+from zoo.training.evaluation import evaluate
+from zoo.training.recipes import Recipe, load_recipe
+from zoo.training.run import train
+
+SEEDS = (0, 1, 2)
+DATA_FIELDS = ("source", "version", "license", "citation")
+
+
+def publish(
+    recipe: PathLike,
+    *,
+    seeds: Sequence[int] = SEEDS,
+    runs_dir: PathLike = "runs",
+    data_dir: PathLike | None = None,
+    verbose: Any = "auto",
+) -> Weights:
+    """Trains a recipe with several seeds and publishes the weights of the first.
+
+    Every run trains on the training and validation images. The models, rounded to
+    float16, are evaluated on the test images, which choose nothing. Runs in `runs_dir`
+    that are finished are not repeated, and an interrupted one is resumed.
+
+    Args:
+        recipe: Path. The recipe file, which is copied to `zoo/published`.
+        seeds: Sequence of at least two integers. The weights of the first seed are
+            published, whatever their accuracy. Defaults to `(0, 1, 2)`.
+        runs_dir: Path. Folder of the runs `<id>/seed<seed>`. Defaults to `"runs"`.
+        data_dir: Path. Folder of the prepared datasets. Defaults to TFDS' folder.
+        verbose: As in `keras.Model.fit`. Defaults to `"auto"`.
+
+    Returns:
+        The `Weights`, whose file and card are now in `zoo/published`.
+
+    Raises:
+        ValueError: If the seeds are not two or more different integers, the recipe
+            changes the architecture, or the dataset has no test split.
+        FileExistsError: If this id is published from another recipe or first seed.
+    """
+    if len(seeds) < 2 or len(set(seeds)) < len(seeds):
+        raise ValueError(
+            f"`seeds` must be two or more different integers. Received: seeds={seeds}."
+        )
+    if os.environ.get("TF_CONFIG"):
+        raise ValueError(
+            "One process publishes weights: unset `TF_CONFIG`. Received: "
+            f"TF_CONFIG={os.environ['TF_CONFIG']}."
+        )
+    source = pathlib.Path(recipe).expanduser()
+    spec, recipe_text = load_recipe(source), source.read_bytes()
+    arguments = _check_architecture(spec)
+    recipes = [dataclasses.replace(spec, seed=seed) for seed in seeds]
+    _check_not_replaced(recipes[0])
+    # Errors in the data are found before hours of training.
+    test = load_dataset(spec.dataset, "test", as_="numpy", data_dir=data_dir)
+    info = dataset_info(spec.dataset, data_dir=data_dir)
+    folders = [pathlib.Path(runs_dir) / spec.id / f"seed{seed}" for seed in seeds]
+    options: dict[str, Any] = {"split": "train+validation", "resume": True}
+    options |= {"data_dir": data_dir, "verbose": verbose}
+    for seeded, folder in zip(recipes, folders, strict=True):
+        train(spec.model, spec.dataset, seeded, output_dir=folder, **options)
+
+    shapes = {"input_shape": info.image_shape, "classes": len(info.classes)}
+    model = create(spec.model, **shapes, **spec.arguments)
+    scores = []
+    for folder in reversed(folders):  # The first, which is published, comes last.
+        layers = read_layers(folder / "trained.weights.h5")
+        rounded = {k: [a.astype("float16") for a in v] for k, v in layers.items()}
+        load_layers(model, rounded, source=folder)
+        scores.append(evaluate(model, test))
+    accuracies = [score["accuracy"] for score in scores]
+    metrics = {
+        "split": "test",
+        "images": scores[-1]["images"],
+        "seed": seeds[0],
+        "accuracy": scores[-1]["accuracy"],
+        "loss": scores[-1]["loss"],
+        "seeds": list(seeds),
+        "mean_accuracy": statistics.mean(accuracies),
+        "sd_accuracy": statistics.stdev(accuracies),
+    }
+    run = json.loads((folders[0] / "run.json").read_text("utf-8"))
+    return _write(model, spec, recipe_text, arguments, info, metrics, run)
+
+
+def _check_architecture(recipe: Recipe) -> dict[str, Any]:
+    """Returns the architecture arguments, which the recipe must not change."""
+    # TOML has lists where signatures have tuples.
+    both = [default_arguments(recipe.model), recipe.arguments]
+    defaults, given = map(dict, json.loads(json.dumps(both)))
+    changed = {
+        name: value
+        for name, value in given.items()
+        if name not in TRAINING_ARGUMENTS and (name, value) not in defaults.items()
+    }
+    if changed:
+        raise ValueError(
+            "Published weights have the architecture of the builder's defaults: remove "
+            f"all arguments but {' and '.join(TRAINING_ARGUMENTS)} from the recipe. "
+            f"Expected: {defaults}. Received: arguments={changed}."
+        )
+    return defaults
+
+
+def _check_not_replaced(recipe: Recipe) -> None:
+    """Refuses to replace published weights, except by the same recipe and seed."""
+    path = PUBLISHED / f"{recipe.id}.json"
+    if not path.exists():
+        return
+    card = Weights.from_json(path.read_text("utf-8"))
+    earlier = Recipe.from_dict(card.recipe)
+    if recipe != earlier:
+        raise FileExistsError(
+            f"{card.id!r} is published from another recipe or first seed, and is not "
+            "replaced: raise `version` in a new recipe file. "
+            f"Expected: {earlier}. Received: recipe={recipe}."
+        )
+
+
+def _write(
+    model: keras.Model,
+    spec: Recipe,
+    recipe_text: bytes,
+    arguments: dict[str, Any],
+    info: DatasetInfo,
+    metrics: dict[str, Any],
+    run: dict[str, Any],
+) -> Weights:
+    """Writes the recipe, the weights file and the card to `zoo/published`."""
+    command = f"zoo publish zoo/published/{spec.id}.toml"
+    if metrics["seeds"] != list(SEEDS):
+        command += "".join(f" --seed {seed}" for seed in metrics["seeds"])
+    outputs = model.predict(golden_images(info.image_shape), verbose=0)
+    # The card is moved into place last: without it, a weight is not listed.
+    with (
+        atomic_write(PUBLISHED / f"{spec.id}.json") as card_file,
+        atomic_write(PUBLISHED / f"{spec.id}.weights.h5") as weights_file,
+        atomic_write(PUBLISHED / f"{spec.id}.toml") as recipe_file,
+    ):
+        recipe_file.write_bytes(recipe_text)
+        save_float16(model, weights_file)
+        card = Weights(
+            model=spec.model,
+            dataset=spec.dataset,
+            version=spec.version,
+            sha256=sha256(weights_file),
+            bytes=weights_file.stat().st_size,
+            categories=info.classes,
+            input_shape=info.image_shape,
+            arguments=arguments,
+            parameters=model.count_params(),
+            flops=count_flops(model),
+            metrics=metrics,
+            data={field: getattr(info, field) for field in DATA_FIELDS},
+            license="Apache-2.0",
+            recipe=run["recipe"],
+            command=command,
+            versions=run["versions"],
+            golden={"seed": 0, "probabilities": outputs.tolist()},
+        )
+        card_file.write_text(card.to_json())
+    published.cache_clear()
+    return card
+
+
+def golden_images(shape: Sequence[int], seed: int = 0) -> np.ndarray:
+    """Returns two uint8 images of noise of a shape, the same on every machine."""
+    return np.random.default_rng(seed).integers(0, 256, (2, *shape), "uint8")

@@ -1,0 +1,181 @@
+"""Recipes: the settings of a training run, as one small TOML file."""
+
+import dataclasses
+import inspect
+import math
+import pathlib
+import tomllib
+from typing import Any
+
+import keras
+
+from zoo.data.augmentation import distort
+from zoo.data.catalog import PathLike
+from zoo.errors import suggest
+from zoo.models.inspection import ends_in_softmax
+from zoo.models.weights import PUBLISHED
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """The settings of a training run.
+
+    Attributes:
+        model: String. Name of the model, e.g. `"lenet5"`.
+        dataset: String. Name of the dataset, e.g. `"mnist"`.
+        version: Integer. Version of the weights that the recipe trains. Defaults to 1.
+        seed: Integer. Seed of all randomness. Defaults to 0.
+        epochs: Integer. Passes over the training images. Defaults to 10.
+        batch_size: Integer. Images per step. Defaults to 128.
+        arguments: Dict. Arguments of the model's builder. Defaults to none.
+        optimizer: Dict. `name` of a Keras optimizer and its arguments, of which
+            `learning_rate` is the peak of the schedule. Defaults to Adam with 1e-3.
+        schedule: String. `"cosine"`, from the peak to 0 over the run, or `"constant"`.
+            Defaults to `"cosine"`.
+        warmup_epochs: Float. Epochs over which the learning rate first rises from 0
+            to the peak. Defaults to 0.
+        augmentation: Dict. Arguments of `zoo.data.augmentation.distort`. Defaults to
+            none, which leaves the images as they are.
+
+    Raises:
+        ValueError: If a field has the wrong type or is out of range. Keras checks the
+            optimizer, and the builder the `arguments`, when they are used.
+    """
+
+    model: str
+    dataset: str
+    version: int = 1
+    seed: int = 0
+    epochs: int = 10
+    batch_size: int = 128
+    arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
+    optimizer: dict[str, Any] = dataclasses.field(
+        default_factory=lambda: {"name": "Adam", "learning_rate": 1e-3}
+    )
+    schedule: str = "cosine"
+    warmup_epochs: float = 0
+    augmentation: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        optimizer = self.optimizer if isinstance(self.optimizer, dict) else {}
+        rate: Any = optimizer.get("learning_rate")
+        named = isinstance(optimizer.get("name"), str) and _is_number(rate) and rate > 0
+        scheduled = self.schedule in ("cosine", "constant")
+        warmed = _is_number(self.warmup_epochs) and self.warmup_epochs >= 0
+        for field, is_valid, expected in (
+            ("model", isinstance(self.model, str), "a name"),
+            ("dataset", isinstance(self.dataset, str), "a name"),
+            ("version", _is_integer(self.version, 1), "an integer of at least 1"),
+            ("seed", _is_integer(self.seed, 0), "an integer of at least 0"),
+            ("epochs", _is_integer(self.epochs, 1), "an integer of at least 1"),
+            ("batch_size", _is_integer(self.batch_size, 1), "an integer of at least 1"),
+            ("arguments", isinstance(self.arguments, dict), "a table"),
+            ("optimizer", named, "a table with `name` and a positive `learning_rate`"),
+            ("schedule", scheduled, "'cosine' or 'constant'"),
+            ("warmup_epochs", warmed, "a number of at least 0"),
+            ("augmentation", isinstance(self.augmentation, dict), "a table"),
+        ):
+            if not is_valid:
+                raise ValueError(
+                    f"`{field}` of a recipe must be {expected}. Received: "
+                    f"{field}={getattr(self, field)!r}."
+                )
+        distortions = inspect.getfullargspec(distort).kwonlyargs
+        for name in self.augmentation:
+            _check_name("augmentation", name, distortions)
+
+    @property
+    def id(self) -> str:
+        """Full name of the weights that the recipe trains, e.g. `"lenet5.mnist.v1"`."""
+        return f"{self.model}.{self.dataset}.v{self.version}"
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Recipe":
+        """Makes a recipe from a dict of its fields."""
+        fields = [field.name for field in dataclasses.fields(cls)]
+        for name in values:
+            _check_name("field", name, fields)
+        if missing := sorted({"model", "dataset"} - values.keys()):
+            raise ValueError(f"A recipe needs {missing}. Received: {[*values]}.")
+        return cls(**values)
+
+
+def load_recipe(path: PathLike) -> Recipe:
+    """Reads a recipe file.
+
+    Args:
+        path: Path. A TOML file with the fields of `zoo.Recipe`.
+
+    Returns:
+        A `Recipe`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is not TOML, or a field is unknown, missing or wrong.
+    """
+    path = pathlib.Path(path).expanduser().absolute()
+    try:
+        return Recipe.from_dict(tomllib.loads(path.read_text("utf-8")))
+    except ValueError as error:  # Of TOML or of a field.
+        raise ValueError(
+            f"The recipe file {path} is not valid: {str(error).removesuffix('.')}."
+        ) from error
+
+
+def default_recipe(model: str, dataset: str) -> Recipe:
+    """Returns the newest published recipe for a dataset, or else the one for MNIST."""
+    for name in (dataset, "mnist"):
+        paths = PUBLISHED.glob(f"{model}.{name}.v*.toml")
+        recipes = sorted(map(load_recipe, paths), key=lambda recipe: recipe.version)
+        if recipes:
+            return dataclasses.replace(recipes[-1], dataset=dataset)
+    raise ValueError(f"No recipe for {model!r}: pass one. Received: recipe=None.")
+
+
+def compile_model(model: keras.Model, recipe: Recipe, steps_per_epoch: int) -> None:
+    """Compiles `model` with the recipe's optimizer and schedule, and cross-entropy."""
+    config = {**recipe.optimizer, "learning_rate": _schedule(recipe, steps_per_epoch)}
+    name = config.pop("name")
+    classes = inspect.getmembers(keras.optimizers, inspect.isclass)
+    known = [key.lower() for key, _ in classes if key != "Optimizer"]
+    if name.lower() not in known:
+        raise ValueError(
+            f"Unknown optimizer. {suggest(name, known)} Received: optimizer={name!r}."
+        )
+    optimizer = keras.optimizers.get({"class_name": name, "config": config})
+    from_logits = not ends_in_softmax(model)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits)
+    model.compile(optimizer, loss, metrics=["accuracy"])
+
+
+def _schedule(recipe: Recipe, steps_per_epoch: int) -> Any:
+    """Returns a learning rate, or a schedule with warm-up or decay."""
+    rate = recipe.optimizer["learning_rate"]
+    steps = recipe.epochs * steps_per_epoch
+    # A run shortened to a few epochs still has a decay.
+    warmup = min(round(recipe.warmup_epochs * steps_per_epoch), steps // 2)
+    if recipe.schedule == "constant" and not warmup:
+        return rate
+    return keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=0.0 if warmup else rate,
+        decay_steps=steps - warmup,
+        alpha=0.0 if recipe.schedule == "cosine" else 1.0,  # final fraction of the peak
+        warmup_target=rate if warmup else None,
+        warmup_steps=warmup,
+    )
+
+
+def _check_name(kind: str, name: str, known: list[str]) -> None:
+    if name not in known:
+        raise ValueError(
+            f"Unknown `{kind}` in a recipe. {suggest(name, known)} Received: {name!r}."
+        )
+
+
+def _is_integer(value: Any, least: int) -> bool:
+    # `type` rather than `isinstance`: `True` is an instance of `int`.
+    return type(value) is int and value >= least
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)

@@ -1,0 +1,364 @@
+"""Training by recipe."""
+
+import contextlib
+import dataclasses
+import functools
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from zoo.callbacks import ExactResume, GradientNorms, ShuffledBatches
+from zoo.callbacks.resume.replicas import gather, is_chief, process_place
+from zoo.data.augmentation import distort
+from zoo.data.catalog import PathLike
+from zoo.errors import require
+from zoo.files import atomic_write
+from zoo.models.registry import create
+from zoo.training.evaluation import ArrayPair, TrainingData, load_training_data
+from zoo.training.recipes import Recipe, compile_model, default_recipe, load_recipe
+
+
+@dataclasses.dataclass
+class Report:
+    """The results of a training run.
+
+    Attributes:
+        model: Keras model, trained.
+        recipe: `Recipe` that was run.
+        history: Dict. Values per epoch, as in `keras.callbacks.History`.
+        seconds: Float. Wall time of the training.
+        output_dir: Path. Folder of the logs and trained weights, or `None`.
+        gradient_norms: The `GradientNorms` callback, or `None`.
+    """
+
+    model: keras.Model
+    recipe: Recipe
+    history: dict[str, list[float]]
+    seconds: float
+    output_dir: pathlib.Path | None
+    gradient_norms: GradientNorms | None
+
+    def __str__(self) -> str:
+        epochs, figures = self.recipe.epochs, self.history.items()
+        lines = [f"{self.model.name}: {epochs} epochs in {self.seconds:.0f} s"]
+        if last := [f"{name} {values[-1]:.4f}" for name, values in figures if values]:
+            lines.append(f"last epoch: {', '.join(last)}")
+        if self.gradient_norms is not None and len(self.gradient_norms.steps):
+            lines += [str(finding) for finding in self.gradient_norms.diagnose()]
+        if self.output_dir:
+            lines.append(f"weights: {self.output_dir / 'trained.weights.h5'}")
+        return "\n".join(lines)
+
+
+def train(
+    model: str | keras.Model,
+    dataset: str | ArrayPair,
+    recipe: Recipe | PathLike | None = None,
+    *,
+    split: str = "train",
+    validation_data: ArrayPair | None = None,
+    seed: int | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    output_dir: PathLike | None = None,
+    checkpoint_dir: PathLike | None = None,
+    save_freq: int | str = "epoch",
+    resume: bool = False,
+    gradient_norms: bool = False,
+    tensorboard: bool = False,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    data_dir: PathLike | None = None,
+    verbose: Any = "auto",
+) -> Report:
+    """Trains a model by a recipe.
+
+    The same recipe and seed give the same weights on the same machine.
+
+    Args:
+        model: String or Keras model. Name of a model, built with the arguments of the
+            recipe; or a functional or Sequential classifier, trained in place. The
+            workers in `TF_CONFIG` train a model together if it is given by name or was
+            built under the scope of `zoo.distributed.strategy()`.
+        dataset: String, or tuple of arrays `(images, labels)`. Name of a dataset, or
+            images of shape `(n, ...)` and integer labels of shape `(n,)` or `(n, 1)`.
+        recipe: `Recipe`, or path of a recipe file. Defaults to the newest published one
+            for the model and the dataset, or else for the model and MNIST; without its
+            distortions for inputs that are not `(n, height, width, channels)`.
+        split: String. `"train"`, with validation on `"validation"` after each epoch,
+            or `"train+validation"`, without validation. Defaults to `"train"`.
+        validation_data: Tuple of arrays. Replaces the validation split. Defaults to
+            `None`.
+        seed: Integer. Defaults to the recipe's.
+        epochs: Integer. Defaults to the recipe's.
+        batch_size: Integer. Images per step. Defaults to the recipe's.
+        output_dir: Path. Folder for `log.csv`, `run.json` (a description of the run)
+            and, at the end, `trained.weights.h5`. Defaults to `None`.
+        checkpoint_dir: Path. Folder for checkpoints (see `zoo.callbacks.ExactResume`).
+            Defaults to `checkpoint` in `output_dir`.
+        save_freq: `"epoch"`, or integer: also save a checkpoint after that many steps.
+            Defaults to `"epoch"`.
+        resume: Boolean. Whether to resume from the newest checkpoint, if there is one.
+            The final weights and logs are bit-identical to those of an uninterrupted
+            run. Defaults to `False`: a folder with a checkpoint is refused.
+        gradient_norms: Boolean. Whether to record the gradient norm of each layer at
+            each step, in `gradient_norms.csv` in `output_dir`. Defaults to `False`.
+        tensorboard: Boolean. Whether to write TensorBoard logs to `output_dir`.
+            Defaults to `False`.
+        callbacks: Sequence of Keras callbacks. Defaults to none.
+        data_dir: Path. Folder of the prepared datasets. Defaults to TFDS' folder.
+        verbose: As in `keras.Model.fit`. Defaults to `"auto"`.
+
+    Returns:
+        A `Report` with the trained model.
+
+    Raises:
+        ValueError: If an argument or the recipe is wrong, the recipe is for another
+            model, or the checkpoint belongs to another run.
+        FileExistsError: If there is a checkpoint and `resume` is false.
+        ImportError: If `tensorboard` is true and the package is not installed.
+
+    Example:
+
+    >>> report = zoo.train("lenet5", "digits-sample", epochs=1, verbose=0)
+    >>> sorted(report.history)
+    ['accuracy', 'loss', 'val_accuracy', 'val_loss']
+    """
+    folder = pathlib.Path(output_dir) if output_dir is not None else None
+    if tensorboard:
+        _check_tensorboard(folder)
+    checkpoint_dir = find_checkpoint_dir(folder, checkpoint_dir, resume)
+    scope = _strategy_scope(model, callbacks)
+    data = load_training_data(dataset, split, validation_data, data_dir)
+    given = {"seed": seed, "epochs": epochs, "batch_size": batch_size}
+    recipe = _complete_recipe(recipe, model, dataset, data.images, given)
+    description = _describe(model, dataset, recipe, split)
+    batches = _make_batches(data, recipe)
+    keras.utils.set_random_seed(recipe.seed)
+    with scope:
+        model = _build(model, data, recipe)
+        compile_model(model, recipe, batches.steps_per_epoch)
+    if not is_chief(model):  # Of several workers, the chief alone writes.
+        folder, verbose = None, 0
+    recorder, hooks = _make_callbacks(callbacks, folder, gradient_norms, tensorboard)
+    saving: Any = contextlib.nullcontext()
+    if checkpoint_dir is not None:
+        checkpoint = ExactResume(
+            checkpoint_dir,
+            save_freq=save_freq,
+            callbacks=hooks,
+            data=batches,
+            description={**description, "data": data.checksum()},
+        )
+        if folder and not checkpoint.has_checkpoint():
+            _start_folder(folder, description)
+        hooks, saving = [*hooks, checkpoint], checkpoint.saving_when_stopped()
+
+    started = time.perf_counter()
+    with saving, _closing_files(hooks):
+        history = _fit(model, batches, data, recipe, hooks, verbose)
+    seconds = time.perf_counter() - started
+    if folder:
+        _save_weights(model, folder / "trained.weights.h5")
+    gather(model, np.zeros(1))  # All workers wait until the chief has written.
+    return Report(model, recipe, dict(history.history), seconds, folder, recorder)
+
+
+def _check_tensorboard(folder: pathlib.Path | None) -> None:
+    require("tensorboard", "tensorboard", "`tensorboard=True`")
+    if folder is None:
+        raise ValueError("`tensorboard` needs a folder. Received: output_dir=None.")
+
+
+def find_checkpoint_dir(
+    output_dir: pathlib.Path | None, checkpoint_dir: PathLike | None, resume: bool
+) -> PathLike | None:
+    """Returns the folder for checkpoints, or `None` for a run without them."""
+    if checkpoint_dir is None and output_dir is not None:
+        checkpoint_dir = output_dir / "checkpoint"
+    if checkpoint_dir is None and resume:
+        raise ValueError("`resume` needs a folder. Received: output_dir=None.")
+    if checkpoint_dir and not resume and ExactResume(checkpoint_dir).has_checkpoint():
+        raise FileExistsError(
+            "The folder holds the checkpoint of another run. Resume that run "
+            "(`resume=True`, on the command line --resume), or choose another "
+            f"`output_dir` (--output). Received: checkpoint_dir={checkpoint_dir}."
+        )
+    return checkpoint_dir
+
+
+def _strategy_scope(
+    model: str | keras.Model, callbacks: Sequence[keras.callbacks.Callback]
+) -> Any:
+    """Returns the scope in which a model that several workers train is compiled."""
+    on_tensorflow = keras.backend.backend() == "tensorflow"
+    if not on_tensorflow and not os.environ.get("TF_CONFIG"):
+        return contextlib.nullcontext()
+    from zoo.training import distributed  # It imports TensorFlow.
+
+    if on_tensorflow and isinstance(model, str):
+        # The callbacks of `train` itself do not read the logs of a step.
+        return distributed.strategy(reduce_batch_logs=bool(callbacks)).scope()
+    strategy = getattr(model, "distribute_strategy", None)
+    addresses, _ = distributed.read_cluster(os.environ) or ((), 0)
+    is_shared = strategy and strategy.num_replicas_in_sync > 1
+    if len(addresses) > 1 and not is_shared:
+        raise ValueError(
+            "Every worker in `TF_CONFIG` would train a model of its own. With "
+            "TensorFlow as Keras' backend, give the model by name, or build it under "
+            "`with zoo.distributed.strategy().scope():`. Received: "
+            f"model={model!r}, backend={keras.backend.backend()!r}."
+        )
+    return strategy.scope() if strategy else contextlib.nullcontext()
+
+
+def _complete_recipe(
+    recipe: Recipe | PathLike | None,
+    model: str | keras.Model,
+    dataset: str | ArrayPair,
+    images: np.ndarray,
+    given: dict[str, Any],
+) -> Recipe:
+    """Returns the recipe to run, with the arguments given to `train`."""
+    given = {name: value for name, value in given.items() if value is not None}
+    if isinstance(dataset, str):
+        given["dataset"] = dataset
+    if recipe is None:
+        name = model if isinstance(model, str) else model.name
+        recipe = default_recipe(name, given.get("dataset", "mnist"))
+        if images.ndim != 4:
+            given["augmentation"] = {}
+    elif not isinstance(recipe, Recipe):
+        recipe = load_recipe(recipe)
+    if isinstance(model, str) and model != recipe.model:
+        raise ValueError(
+            f"The recipe is for the model {recipe.model!r}. Received: model={model!r}."
+        )
+    recipe = dataclasses.replace(recipe, **given)
+    if recipe.augmentation and images.ndim != 4:
+        raise ValueError(
+            "The `augmentation` of a recipe needs images of shape (n, height, width, "
+            "channels). Reshape them, or use a recipe without it. Received: images of "
+            f"shape {images.shape}."
+        )
+    return recipe
+
+
+def _describe(
+    model: str | keras.Model, dataset: str | ArrayPair, recipe: Recipe, split: str
+) -> dict[str, Any]:
+    """Returns the description of a run, with `None` for objects that have no name."""
+    fields = dataclasses.asdict(recipe)
+    if not isinstance(model, str):
+        fields["model"] = fields["arguments"] = None
+    if not isinstance(dataset, str):
+        fields["dataset"] = None
+    return {"recipe": fields, "split": split}
+
+
+def _make_batches(data: TrainingData, recipe: Recipe) -> ShuffledBatches:
+    augment = functools.partial(distort, **recipe.augmentation)
+    return ShuffledBatches(
+        data.images,
+        data.labels,
+        recipe.batch_size,
+        seed=recipe.seed,
+        augment=augment if recipe.augmentation else None,
+        shard=process_place(),
+    )
+
+
+def _build(model: str | keras.Model, data: TrainingData, recipe: Recipe) -> keras.Model:
+    if isinstance(model, str):
+        shapes = {"input_shape": data.images.shape[1:], "classes": data.classes}
+        return create(model, **shapes, **recipe.arguments)
+    if not model.built:
+        model.build((None, *data.images.shape[1:]))
+    return model
+
+
+def _make_callbacks(
+    callbacks: Sequence[keras.callbacks.Callback],
+    folder: pathlib.Path | None,
+    gradient_norms: bool,
+    tensorboard: bool,
+) -> tuple[GradientNorms | None, list[keras.callbacks.Callback]]:
+    """Returns the recorder of gradient norms, or `None`, and all callbacks."""
+    hooks = list(callbacks)
+    recorder = None
+    if gradient_norms:
+        recorder = GradientNorms(csv=folder / "gradient_norms.csv" if folder else None)
+        hooks.append(recorder)
+    if folder:
+        folder.mkdir(parents=True, exist_ok=True)
+        hooks.append(keras.callbacks.CSVLogger(folder / "log.csv", append=True))
+        if tensorboard:
+            hooks.append(keras.callbacks.TensorBoard(folder / "tensorboard"))
+    return recorder, hooks
+
+
+def _fit(
+    model: keras.Model,
+    batches: ShuffledBatches,
+    data: TrainingData,
+    recipe: Recipe,
+    callbacks: list[keras.callbacks.Callback],
+    verbose: Any,
+) -> keras.callbacks.History:
+    return model.fit(
+        batches,
+        epochs=recipe.epochs,
+        steps_per_epoch=batches.steps_per_epoch,
+        validation_data=data.validation,
+        validation_batch_size=1000,
+        shuffle=False,
+        callbacks=callbacks,
+        verbose=verbose,
+    )
+
+
+def _start_folder(folder: pathlib.Path, description: dict[str, Any]) -> None:
+    """Writes `run.json`, and removes the log of a run that left no checkpoint."""
+    (folder / "log.csv").unlink(missing_ok=True)
+    backend = keras.backend.backend()
+    versions = {
+        "python": platform.python_version(),
+        "keras": keras.__version__,
+        backend: importlib.metadata.version(backend),
+    }
+    text = json.dumps({**description, "versions": versions}, indent=2)
+    (folder / "run.json").write_text(text + "\n", "utf-8")
+
+
+@contextlib.contextmanager
+def _closing_files(hooks: list[keras.callbacks.Callback]) -> Iterator[None]:
+    """Completes the files of callbacks, also when the run is interrupted."""
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            if isinstance(hook, GradientNorms):
+                hook.flush()
+            # Before training starts, some versions of Keras have no `csv_file`.
+            if file := getattr(hook, "csv_file", None):
+                file.close()
+
+
+def _save_weights(model: keras.Model, path: pathlib.Path) -> None:
+    """Writes the weights and the state of the optimizer atomically."""
+    # While it saves, Keras creates an optimizer. Under a distribution, all processes
+    # would have to take part in that.
+    distribution = keras.distribution.distribution()
+    keras.distribution.set_distribution(None)
+    try:
+        with atomic_write(path) as unfinished:
+            model.save_weights(unfinished)
+    finally:
+        keras.distribution.set_distribution(distribution)
