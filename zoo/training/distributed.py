@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -142,12 +143,27 @@ def _connect(addresses: tuple[str, ...], index: int, timeout: float) -> Any:
     )
     context.context().coordination_service.cluster_register_with_barrier = True
     try:
+        if index > 0:
+            _wait_for(addresses[0], timeout)
         return MultiWorkerStrategy()
-    except tf.errors.DeadlineExceededError as error:
-        reason = error.message.partition("Additional GRPC")[0].splitlines()
+    except (tf.errors.DeadlineExceededError, TimeoutError) as error:
+        reason = str(error).partition("Additional GRPC")[0].splitlines()
         raise TimeoutError(
             "Not all workers of TF_CONFIG have connected. Start all of them, with the "
             "same TF_CONFIG except for `index`, and allow connections between them "
             f"both ways. Received: timeout={timeout:g}, addresses={addresses}, "
             f"reason={reason}."
         ) from error
+
+
+def _wait_for(address: str, timeout: float) -> None:
+    """Waits until the chief listens: TensorFlow 2.19 would wait for an hour."""
+    end = time.monotonic() + timeout
+    while True:
+        try:
+            socket.create_connection(_split(address), timeout=1).close()
+            return
+        except OSError as error:
+            if time.monotonic() > end:
+                raise TimeoutError(f"no connection to {address}: {error}") from error
+        time.sleep(0.1)
