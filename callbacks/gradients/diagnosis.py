@@ -120,7 +120,7 @@ def diagnose(
     return Diagnosis(sorted(findings, key=lambda finding: finding.step))
 
 
-# Of a window: its first step, the median norm of each layer over its calls, and the
+# The first step of a window, the median norm of each layer over its calls, and the
 # factor by which norms change from the output to the input.
 _Profile = tuple[int, NDArray[np.float64], float]
 

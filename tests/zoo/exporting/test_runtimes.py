@@ -236,7 +236,7 @@ def test_loading_takes_no_tensorflow(format, small):
     assert process.stdout == "(2,)\n"
 
 
-# What goes wrong
+# Errors
 
 
 def test_missing_packages(format, tmp_path, small, monkeypatch):
