@@ -7,17 +7,15 @@ import keras
 import tensorflow as tf
 
 from zoo.exporting.decoding import decode_images
-from zoo.models.inspection import ends_in_softmax
 
 
 def signature_functions(
-    model: keras.Model, labels: Sequence[str] | None
+    model: keras.Model, labels: Sequence[str] | None, is_softmax: bool
 ) -> dict[str, Any]:
     """Traces the signatures that `zoo.export` describes, as concrete functions.
 
     Without `labels`, there is no output `label` and no `classify`.
     """
-    is_softmax = ends_in_softmax(model)
     shape = tuple(model.inputs[0].shape[1:])
     accepts_files = len(shape) == 2 or shape[2:] in ((1,), (3,))
     # The same layers with plain tensors: the model may take or return a dict.

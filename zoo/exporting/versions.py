@@ -94,6 +94,7 @@ def export(
     (2, 10)
     """
     _check_classifier(model)
+    is_softmax = ends_in_softmax(model)
     labels = _check_labels(model, labels)
     if format not in FORMATS:
         raise ValueError(
@@ -108,9 +109,9 @@ def export(
         if keras.config.backend() == "tensorflow":
             from zoo.exporting.writing import write_version
 
-            write_version(model, unfinished, labels, format)
+            write_version(model, unfinished, labels, format, is_softmax)
         else:
-            _run_tensorflow_process(model, unfinished, labels, format)
+            _run_tensorflow_process(model, unfinished, labels, format, is_softmax)
         for path in [*unfinished.rglob("*"), unfinished]:
             flush_to_disk(path)
         if format == "saved_model":
@@ -139,7 +140,6 @@ def _check_classifier(model: Any) -> None:
             "one output (None, classes) for two or more classes. Received: "
             f"model={model.name!r} with inputs {inputs} and outputs {outputs}."
         )
-    ends_in_softmax(model)  # Raises an error if neither softmax nor logits.
     data_formats = (getattr(x, "data_format", None) for x in model._flatten_layers())
     if "channels_first" in data_formats:
         raise ValueError(

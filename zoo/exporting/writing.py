@@ -30,11 +30,15 @@ from zoo.models.weights import card_of
 
 
 def write_version(
-    model: keras.Model, folder: pathlib.Path, labels: Sequence[str], format: str
+    model: keras.Model,
+    folder: pathlib.Path,
+    labels: Sequence[str],
+    format: str,
+    is_softmax: bool,
 ) -> None:
     """Writes every file of a version to an empty folder."""
     if format == "saved_model":
-        functions = signature_functions(model, labels)
+        functions = signature_functions(model, labels, is_softmax)
         try:
             _write_saved_model(model, folder, functions)
             write_warmup_requests(folder, functions)
@@ -46,7 +50,7 @@ def write_version(
     else:
         single = runtimes.in_float32(model)
         known = labels if format in runtimes.FORMATS_WITH_STRINGS else None
-        function = signature_functions(single, known)["serving_default"]
+        function = signature_functions(single, known, is_softmax)["serving_default"]
         functions = {"serving_default": function}
         with tempfile.TemporaryDirectory() as saved_model:
             _write_saved_model(single, pathlib.Path(saved_model), functions)

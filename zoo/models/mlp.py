@@ -8,10 +8,7 @@ from keras import layers
 
 from zoo.models.blueprint import Blueprint, check_size, new_initializer
 
-NORMALIZATIONS = {
-    "batch": layers.BatchNormalization,
-    "layer": layers.LayerNormalization,
-}
+NORM_LAYERS = {"batch": layers.BatchNormalization, "layer": layers.LayerNormalization}
 
 
 def ShallowMLP(
@@ -170,7 +167,7 @@ def DeepMLP(
             f"[128] * 10. Received: hidden_units={hidden_units!r}."
         )
     hidden_units = tuple(check_size("hidden_units", units) for units in hidden_units)
-    if normalization not in (None, *NORMALIZATIONS):
+    if normalization not in (None, *NORM_LAYERS):
         raise ValueError(
             "`normalization` must be None, 'batch' or 'layer'. Received: "
             f"normalization={normalization!r}."
@@ -199,7 +196,7 @@ def DeepMLP(
         initializer = new_initializer(kernel_initializer, activation)
         x = layers.Dense(units, kernel_initializer=initializer, name=f"dense{i}")(x)
         if normalization:
-            x = NORMALIZATIONS[normalization](name=f"normalization{i}")(x)
+            x = NORM_LAYERS[normalization](name=f"normalization{i}")(x)
         x = layers.Activation(activation, name=f"activation{i}")(x)
         if dropout:
             x = layers.Dropout(dropout, name=f"dropout{i}")(x)
