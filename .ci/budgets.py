@@ -9,8 +9,7 @@ import pathlib
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-# The budget of `zoo` and `callbacks` is 8,000 lines: lower the limit as they shrink.
-LIMITS = {("zoo", "callbacks"): 8_490, ("tests",): 9_000}
+LIMITS = {("zoo", "callbacks"): 8_000, ("tests",): 9_000}
 FILE_LINES, FUNCTION_LINES = 400, 60
 
 

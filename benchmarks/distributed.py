@@ -3,11 +3,10 @@
     python benchmarks/distributed.py [--model lenet5] [--rounds 5]
 
 Every process has one core. Each round trains the same batches with plain Keras in one
-process, and with two workers, both with and without reducing the metrics of every step
-over the workers. Prints medians over the rounds, with quartiles, and the number of
-machines with one core each from which a step is faster than on one machine. This
-assumes that the overhead of a step, its time beyond half of the work, is the same for
-any number of workers.
+process, and with two workers. Prints medians over the rounds, with quartiles, and the
+number of machines with one core each from which a step is faster than on one machine.
+This assumes that the overhead of a step, its time beyond half of the work, is the same
+for any number of workers.
 """
 
 import argparse
@@ -23,7 +22,7 @@ from typing import Any
 
 BATCHES = (128, 1024)
 STEPS = 30
-KINDS = ("plain", "together", "together, metrics not reduced")
+KINDS = ("plain", "together")
 
 
 def work(kind: str, model_name: str, batch_size: int) -> dict[str, float]:
@@ -34,9 +33,7 @@ def work(kind: str, model_name: str, batch_size: int) -> dict[str, float]:
 
     import zoo
 
-    strategy = tf.distribute.get_strategy()
-    if kind != "plain":
-        strategy = zoo.distributed.strategy(reduce_batch_logs="not" not in kind)
+    strategy = zoo.distributed.strategy()
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (batch_size * STEPS, 28, 28, 1), "uint8")
     labels = rng.integers(0, 10, len(images))
@@ -126,21 +123,19 @@ def main() -> None:
             f"batch {batch_size}: an all-reduce of {together[0]['bytes'] / 1e3:.0f} kB "
             f"takes {statistics.median(reduces):.2f} of a step in one process"
         )
-        for kind in KINDS[1:]:
-            steps = [m["step"] for m in found[kind, batch_size]]
-            ratios = [p / s for p, s in zip(plain, steps, strict=True)]
-            low, ratio, high = statistics.quantiles(ratios, n=4)
-            overhead = max(1 / ratio - 1 / 2, 0)
-            print(
-                f"batch {batch_size}, {kind}: {ratio:.2f} ({low:.2f} to {high:.2f}) x "
-                "the images per second of plain Keras in one process; overhead "
-                f"{overhead:.2f} of a step: "
-                + (
-                    f"pays from {int(1 / (1 - overhead)) + 1} machines"
-                    if overhead < 1
-                    else "never pays"
-                )
+        ratios = [p / m["step"] for m, p in zip(together, plain, strict=True)]
+        low, ratio, high = statistics.quantiles(ratios, n=4)
+        overhead = max(1 / ratio - 1 / 2, 0)
+        print(
+            f"batch {batch_size}, together: {ratio:.2f} ({low:.2f} to {high:.2f}) x "
+            "the images per second of plain Keras in one process; overhead "
+            f"{overhead:.2f} of a step: "
+            + (
+                f"pays from {int(1 / (1 - overhead)) + 1} machines"
+                if overhead < 1
+                else "never pays"
             )
+        )
 
 
 if __name__ == "__main__":

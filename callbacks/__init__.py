@@ -9,7 +9,8 @@ print(norms.diagnose())
 ```
 """
 
-from .gradients import GradientNorms
-from .resume import ExactResume, ShuffledBatches
+from .gradients.gradient_norms import GradientNorms
+from .resume.exact_resume import ExactResume
+from .resume.shuffled_batches import ShuffledBatches
 
 __all__ = ["ExactResume", "GradientNorms", "ShuffledBatches"]

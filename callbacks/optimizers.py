@@ -15,19 +15,16 @@ def find_optimizers(model: Any) -> list[tuple[str, Any]]:
     `LossScaleOptimizer` is left out, since only its owner calls it.
     """
     found: dict[int, tuple[str, Any]] = {}
-    nested = model._flatten_layers(include_self=False)
-    for owner in [
-        model,
-        *(layer for layer in nested if isinstance(layer, keras.Model)),
-    ]:
+    for owner in model._flatten_layers():
+        if not isinstance(owner, keras.Model):
+            continue
         prefix = "" if owner is model else f"{owner.name}."
+        attributes = {"optimizer": getattr(owner, "optimizer", None), **vars(owner)}
         # Keras and TensorFlow also list what attributes hold, in private attributes.
-        attributes = sorted(
-            vars(owner).items(),
+        for name, value in sorted(
+            attributes.items(),
             key=lambda item: (not isinstance(item[1], Optimizer), item[0][0] == "_"),
-        )
-        compiled = {"optimizer": getattr(owner, "optimizer", None)}
-        for name, value in {**compiled, **dict(attributes)}.items():
+        ):
             candidates = {name: value}
             if isinstance(value, list | tuple):
                 value = dict(enumerate(value))

@@ -7,18 +7,24 @@ import keras
 
 
 class TrainFunctionWrapper:
-    """Replaces `model.train_function` for one call.
+    """Replaces `model.train_function` for one call, by `run`.
 
     A callback creates the wrapper in `on_train_batch_begin`, and the call removes it
     before anything can fail. If a later callback raises an exception, there is no call
     and the wrapper stays. It is stale in the next fit, which has another `History`.
     """
 
+    run: Callable[..., Any]
+
     def __init__(self, model: Any) -> None:
         self.model = model
         self.original = model.train_function
         self.history = getattr(model, "history", None)
         object.__setattr__(model, "train_function", self)
+
+    def __call__(self, *args: Any) -> Any:
+        self.remove()
+        return self.original(*args) if self.is_stale() else self.run(*args)
 
     @staticmethod
     def remove_stale(model: Any) -> None:
@@ -42,10 +48,7 @@ class SkipBatches(TrainFunctionWrapper):
         super().__init__(model)
         self.on_batch = on_batch
 
-    def __call__(self, *args: Any) -> Any:
-        self.remove()
-        if self.is_stale():
-            return self.original(*args)
+    def run(self, *args: Any) -> Any:
         *state, batches = args  # On JAX, the training state comes first.
         if keras.backend.backend() != "torch":  # On torch, Keras has drawn the batch.
             for _ in range(self.model.steps_per_execution):

@@ -6,13 +6,7 @@ from collections.abc import Sequence
 
 
 def suggest(word: str, words: Sequence[str]) -> str:
-    """Returns the end of a message about a wrong name: a guess and all names.
-
-    Example:
-
-    >>> suggest("lenet", ["lenet5", "convnet"])
-    "Did you mean 'lenet5'? Available: 'lenet5', 'convnet'."
-    """
+    """Returns the end of a message about a wrong name: a guess and all names."""
     matches = difflib.get_close_matches(word.lower(), words, n=1)
     guess = f"Did you mean {matches[0]!r}? " if matches else ""
     return f"{guess}Available: {', '.join(map(repr, words)) or 'none'}."

@@ -16,14 +16,8 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
 
     The file is flushed to disk first, so that `path` has either its old content or the
     new content. If the block raises an exception, `path` is unchanged. A killed process
-    leaves a folder `.unfinished-*` beside `path`.
-
-    Example:
-
-    ```python
-    with atomic_write("report.json") as temporary:
-        temporary.write_text("{}")
-    ```
+    leaves a folder `.unfinished-*` beside `path`. A new folder, whose files the caller
+    flushes, can be published in the same way.
     """
     path = pathlib.Path(path)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".unfinished-") as folder:
@@ -34,21 +28,12 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     flush_to_disk(path.parent)
 
 
-@contextlib.contextmanager
-def lock(path: str | os.PathLike[str], *, wait: bool = True) -> Iterator[None]:
-    """Holds a lock, which only one process can hold at a time.
+def lock(path: str | os.PathLike[str]) -> filelock.BaseFileLock:
+    """Returns a lock, a context manager that only one process can hold at a time.
 
-    The operating system releases the lock of a process that dies. If another process
-    holds the lock and `wait` is `False`, a BlockingIOError is raised.
+    The operating system releases the lock of a process that dies.
     """
-    try:
-        with filelock.FileLock(path, timeout=-1 if wait else 0):
-            yield
-    except filelock.Timeout as error:
-        raise BlockingIOError(
-            "Another process holds the lock. Try again when it has finished. "
-            f"Received: path={str(path)!r}."
-        ) from error
+    return filelock.FileLock(path)
 
 
 def flush_to_disk(path: str | os.PathLike[str]) -> None:

@@ -48,12 +48,10 @@ class GradientNorms(keras.callbacks.Callback):
         csv: Path or `None`. A file for the columns of `to_dict`, written at the end of
             each epoch, when a train step fails and, after any other exception, when
             Python exits. Defaults to `None`.
-        separator: String. The separator of values in that file. Defaults to `","`.
-        append: Boolean. True to keep the rows of that file. Defaults to `False`.
         log_dir: Path or `None`. A directory for TensorBoard: a scalar per layer, and
             the histogram over layers of log10 of the norm. Defaults to `None`.
-        update_freq: `"batch"`, `"epoch"` (means over the epoch) or integer. How often
-            to write to `log_dir`. Defaults to `"epoch"`.
+        update_freq: `"batch"` or `"epoch"` (means over the epoch). How often to write
+            to `log_dir`. Defaults to `"epoch"`.
         logs: Boolean. True to add each layer's mean over the epoch to the epoch's
             logs, as `grad_norm/<layer>`, for later callbacks. Defaults to `False`.
         stop_on: Collection of `"vanishing"`, `"exploding"`, `"non_finite"` and
@@ -74,6 +72,7 @@ class GradientNorms(keras.callbacks.Callback):
 
     Raises:
         NotImplementedError: If the Keras backend is not supported.
+        ImportError: If `log_dir` is given and TensorBoard is not installed.
 
     Reference: [Understanding the difficulty of training deep feedforward neural
     networks](https://proceedings.mlr.press/v9/glorot10a.html) (Glorot and Bengio, 2010)
@@ -96,10 +95,8 @@ class GradientNorms(keras.callbacks.Callback):
         *,
         applied: bool = False,
         csv: str | os.PathLike[str] | None = None,
-        separator: str = ",",
-        append: bool = False,
         log_dir: str | os.PathLike[str] | None = None,
-        update_freq: int | str = "epoch",
+        update_freq: str = "epoch",
         logs: bool = False,
         stop_on: Collection[str] = (),
         buffer_size: int = 1024,
@@ -115,34 +112,32 @@ class GradientNorms(keras.callbacks.Callback):
                 f"`stop_on` must be a collection of {list(ADVICE)}. "
                 f"Received: stop_on={stop_on!r}."
             )
-        is_number = isinstance(update_freq, int) and update_freq >= 1
-        if update_freq not in ("batch", "epoch") and not is_number:
+        if update_freq not in ("batch", "epoch"):
             raise ValueError(
-                '`update_freq` must be "batch", "epoch" or a positive integer. '
+                '`update_freq` must be "batch" or "epoch". '
                 f"Received: update_freq={update_freq!r}."
             )
         self.applied = applied
-        self.csv, self.separator, self.append = csv, separator, append
-        self.log_dir, self.update_freq = log_dir, update_freq
+        self.csv, self.log_dir, self.update_freq = csv, log_dir, update_freq
         self.logs, self.stop_on = logs, frozenset(stop_on)
         self.buffer_size = buffer_size
         self._start_record(Record())
 
     def _start_record(self, record: Record) -> None:
         self._record = record
-        self._start_recorder()
+        self._recorder = recorder_class()(record, self.buffer_size, self.applied)
+        self._recorder.on_failure = self.flush
         self._fit_begins_at = self._epoch_begins_at = record.end
+        self._start_outputs()
+
+    def _start_outputs(self) -> None:
         self._outputs: list[CSVOutput | TensorBoardOutput] = []
         if self.csv is not None:
-            self._outputs.append(CSVOutput(self.csv, self.separator, self.append))
+            self._outputs.append(CSVOutput(self.csv))
         if self.log_dir is not None:
-            self._outputs.append(TensorBoardOutput(self.log_dir, self.update_freq))
-        for output in self._outputs:
-            output.written = record.end
-
-    def _start_recorder(self) -> None:
-        self._recorder = recorder_class()(self._record, self.buffer_size, self.applied)
-        self._recorder.on_failure = self.flush
+            written = self._epoch_begins_at
+            output = TensorBoardOutput(self.log_dir, self.update_freq, written)
+            self._outputs.append(output)
 
     def __getstate__(self) -> dict[str, Any]:
         self._read()
@@ -160,18 +155,18 @@ class GradientNorms(keras.callbacks.Callback):
         # JAX it copies the training state back into the model.
         super().set_model(model)
 
-    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+    def on_train_begin(self, logs: Any = None) -> None:
         check_private_names(self._model)
+        if self.csv is not None:
+            open(self.csv, "a").close()  # A path that cannot be written fails now.
         self._fit_begins_at = self._epoch_begins_at = self._read().end
         # Exceptions in other callbacks go unnoticed: then Python's exit writes.
         atexit.register(self.flush)
 
-    def on_train_batch_begin(
-        self, batch: int, logs: dict[str, Any] | None = None
-    ) -> None:
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         RecordGradients.install(self._model, self._recorder)
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if self._outputs:
             self._write(epoch)
         if self.logs and logs is not None:
@@ -186,7 +181,7 @@ class GradientNorms(keras.callbacks.Callback):
                 warnings.warn(f"GradientNorms ends training: {found[0]}", stacklevel=2)
         self._epoch_begins_at = self._record.end
 
-    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+    def on_train_end(self, logs: Any = None) -> None:
         self.flush()
         self._warn_if_empty()
 
@@ -224,28 +219,26 @@ class GradientNorms(keras.callbacks.Callback):
                 "`watch` takes a Keras optimizer and a Keras model, in this order. "
                 f"Received: optimizer={optimizer!r}, model={model!r}."
             )
-        check_private_names(model)
         self.set_model(model)
-        self._fit_begins_at = self._read().end
+        self.on_train_begin()
         recorder, labeled = self._recorder, [("optimizer", optimizer)]
         step = recorder.step_class(model, model.train_function, [recorder], labeled)
         try:
             with replaced(*step.hooks, (model, "train_function", step)):
                 yield self
+            self._warn_if_empty()
         finally:
-            self._write()
+            self.flush()
             # Functions compiled in the block keep writing to the old recorder.
             recorder.close()
-            self._start_recorder()
-        self._warn_if_empty()
+            self._start_record(self._record)
 
     def get_state(self) -> dict[str, Any]:
-        """Returns the record and the state of the outputs, for `ExactResume`."""
+        """Returns the record, for `ExactResume`."""
         return {
             "recording": self._read().get_state(),
             "fit_begins_at": self._fit_begins_at,
             "epoch_begins_at": self._epoch_begins_at,
-            "outputs": {type(o).__name__: o.get_state() for o in self._outputs},
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -254,9 +247,7 @@ class GradientNorms(keras.callbacks.Callback):
         self._record = self._recorder.record = Record.from_state(state["recording"])
         self._fit_begins_at = state["fit_begins_at"]
         self._epoch_begins_at = state["epoch_begins_at"]
-        for output in self._outputs:
-            if saved := state["outputs"].get(type(output).__name__):
-                output.set_state(saved, self._record)
+        self._start_outputs()
 
     def _warn_if_empty(self) -> None:
         is_empty = self._read().end == self._fit_begins_at

@@ -74,11 +74,13 @@ class InstrumentedStep:
         self.model = model
         self.original = original
         self.recorders = list(recorders)
+        for recorder in self.recorders:
+            recorder.expect_new_step()
         self.layouts: dict[tuple[Any, ...], Layout] = {}
         self.hooks = [
-            (optimizer, method, hook)
+            hook
             for label, optimizer in optimizers
-            for method, hook in self.make_hooks(optimizer, label).items()
+            for hook in self.make_hooks(optimizer, label)
         ]
         self.function = self.make_function()
 
@@ -102,8 +104,8 @@ class InstrumentedStep:
             recorder.after_run()
         return outputs
 
-    def make_hooks(self, optimizer: Any, label: str) -> dict[str, Callable[..., Any]]:
-        """Returns the hooks of an optimizer, by the method that each replaces."""
+    def make_hooks(self, optimizer: Any, label: str) -> list[tuple[Any, str, Any]]:
+        """Returns the hooks of an optimizer, as attributes for `replaced`."""
         apply = optimizer.apply
 
         def recorded_apply(grads: Any, trainable_variables: Any = None) -> Any:
@@ -115,7 +117,7 @@ class InstrumentedStep:
             self.record(optimizer, label, grads, variables)
             return apply(grads, trainable_variables)
 
-        return {"apply": recorded_apply}
+        return [(optimizer, "apply", recorded_apply)]
 
     def record(
         self, optimizer: Any, label: str, grads: list[Any], variables: list[Any]
@@ -154,54 +156,47 @@ class RecordGradients(TrainFunctionWrapper):
     def __init__(self, model: Any) -> None:
         super().__init__(model)
         self.recorders: list[Recorder] = []
-        self.step = self.original
 
     @classmethod
     def install(cls, model: Any, recorder: Recorder) -> None:
         """Adds `recorder` to those that receive the gradients of the next call."""
         cls.remove_stale(model)
-        if isinstance(model.train_function, SkipBatches):
-            return
-        if not isinstance(model.train_function, cls):
-            cls(model)
         wrapper = model.train_function
+        if isinstance(wrapper, SkipBatches):
+            return
+        if not isinstance(wrapper, cls):
+            wrapper = cls(model)
         if recorder in wrapper.recorders:
             return
         wrapper.recorders.append(recorder)
+        original, recorders = wrapper.original, wrapper.recorders
         # If nothing has changed, the recorder's step need not be compiled again.
-        step, original = recorder.step, wrapper.original
-        if (
-            step is None
-            or step.original is not original
-            or step.recorders != wrapper.recorders
-        ):
+        step = recorder.step
+        if not (step and step.original is original and step.recorders == recorders):
             # Made before the call: during a call, JAX variables may have no value.
             optimizers = find_optimizers(model)
-            step = recorder.step_class(model, original, wrapper.recorders, optimizers)
-        wrapper.step = recorder.step = step
-
-    def __call__(self, *args: Any) -> Any:
-        self.remove()
-        return self.original(*args) if self.is_stale() else self.step(*args)
+            step = recorder.step_class(model, original, recorders, optimizers)
+        wrapper.run = recorder.step = step
 
 
 def _loss_scale(optimizer: Any) -> Any:
-    """Returns the factor by which the loss, and so the gradient, was multiplied."""
+    """Returns the factor of the loss, and so of the gradient, or `None` without one."""
     if hasattr(optimizer, "dynamic_scale"):
         return optimizer.dynamic_scale.value
-    return optimizer.loss_scale_factor or 1.0
+    return optimizer.loss_scale_factor
 
 
 def _applied_gradients(
     optimizer: Any, gradients: list[Any], variables: list[Any]
-) -> tuple[list[Any], float, Any]:
+) -> tuple[list[Any], None, Any]:
     """Computes the gradients that the optimizer uses: unscaled, averaged, clipped.
 
-    Returns them, their scale (1), and a Boolean tensor, True if this call updates the
-    weights, or `None` if every call does.
+    Returns them, their scale (`None`), and a Boolean tensor, True if this call updates
+    the weights, or `None` if every call does.
     """
     scale = _loss_scale(optimizer)
-    gradients = [ops.divide(gradient, scale) for gradient in gradients]
+    if scale is not None:
+        gradients = [ops.divide(gradient, scale) for gradient in gradients]
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     updates = None
     if steps := optimizer.gradient_accumulation_steps:
@@ -213,4 +208,4 @@ def _applied_gradients(
             (g + total) / steps for g, total in zip(gradients, sums, strict=True)
         ]
         updates = ops.equal((optimizer._iterations + 1) % steps, 0)
-    return optimizer._clip_gradients(gradients), 1.0, updates
+    return optimizer._clip_gradients(gradients), None, updates

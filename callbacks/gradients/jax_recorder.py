@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import keras
 
 from .instrumented_step import InstrumentedStep, replaced
-from .record import Layout, Record
-from .recorder import QueueRecorder
+from .record import Layout
+from .recorder import Recorder
 
 
 class JaxInstrumentedStep(InstrumentedStep):
@@ -24,10 +24,10 @@ class JaxInstrumentedStep(InstrumentedStep):
         # A new function: jit treats equal bound methods as one, and would find the
         # original's compiled code.
         def train_step(state: Any, data: Any) -> Any:
-            for recorder in self.recorders:
-                recorder.traced = {}
-            logs, state = original(state, data)
-            norms = [recorder.take_traced() for recorder in self.recorders]
+            norms: list[Any] = [{} for _ in self.recorders]
+            pairs = zip(self.recorders, norms, strict=True)
+            with replaced(*((recorder, "traced", empty) for recorder, empty in pairs)):
+                logs, state = original(state, data)
             return (logs, norms), state
 
         # Keras returns only the last of several steps, so they run one by one.
@@ -52,7 +52,7 @@ class JaxInstrumentedStep(InstrumentedStep):
 
         return function
 
-    def make_hooks(self, optimizer: Any, label: str) -> dict[str, Callable[..., Any]]:
+    def make_hooks(self, optimizer: Any, label: str) -> list[tuple[Any, str, Any]]:
         """Adds a hook for the `stateless_apply` that does not call `apply`."""
         hooks = super().make_hooks(optimizer, label)
         stateless_apply = optimizer.stateless_apply
@@ -66,46 +66,34 @@ class JaxInstrumentedStep(InstrumentedStep):
             return stateless_apply(optimizer_variables, grads, trainable_variables)
 
         if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-            hooks["stateless_apply"] = recorded_apply
+            hooks.append((optimizer, "stateless_apply", recorded_apply))
         return hooks
 
 
-class JaxRecorder(QueueRecorder):
+class JaxRecorder(Recorder):
     """Queues the norms that each run of the jitted step returns."""
 
     step_class = JaxInstrumentedStep
     closed = False
-    # The norms of the step being traced, by (number of the call in the step, index of
-    # the layout): compiled code can return integers as keys.
-    traced: dict[tuple[int, int], jax.Array] | None = None
+    # The norms of the step being traced, by the number of the call in the step and its
+    # layout. A compiled step returns them in the order of these keys.
+    traced: dict[tuple[int, Layout], jax.Array] | None = None
 
-    def __init__(self, record: Record, buffer_size: int, applied: bool) -> None:
-        super().__init__(record, buffer_size, applied)
-        self.layouts: list[Layout] = []
+    def compute_norms(self, gradients: list[Any]) -> jax.Array:
+        return _norms(gradients)
 
-    def take(
-        self, layout: Layout, gradients: list[Any], scale: Any, updates: Any = None
-    ) -> None:
-        norms = _norms(gradients) / scale
-        if updates is not None:
-            norms = jnp.where(updates, norms, -1.0)
+    def store(self, layout: Layout, norms: jax.Array) -> None:
         if self.traced is None:
             # The jitted functions of a custom loop do not return norms.
             receive = functools.partial(self.receive_from_loop, layout)
             on_one_device = jax.device_count() == 1  # Only there, JAX keeps an order.
             jax.debug.callback(receive, norms, ordered=on_one_device)
             return
-        if layout not in self.layouts:
-            self.layouts.append(layout)
-        self.traced[len(self.traced), self.layouts.index(layout)] = norms
+        self.traced[len(self.traced), layout] = norms
 
-    def take_traced(self) -> dict[tuple[int, int], jax.Array] | None:
-        traced, self.traced = self.traced, None
-        return traced
-
-    def receive(self, norms: dict[tuple[int, int], jax.Array]) -> None:
-        for (_, index), row in sorted(norms.items(), key=lambda item: item[0]):
-            self.enqueue(self.layouts[index], row)
+    def receive(self, traced: dict[tuple[int, Layout], jax.Array]) -> None:
+        for (_, layout), norms in traced.items():
+            super().store(layout, norms)
 
     def receive_from_loop(self, layout: Layout, norms: Any) -> None:
         """Queues norms in a thread of JAX, where `effects_barrier` would deadlock."""

@@ -1,14 +1,14 @@
 """Writes gradient norms to CSV files and for TensorBoard."""
 
-import collections
 import csv
+import functools
+import importlib.util
 import os
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from .record import Column, Record, Table
+from .record import Column, Record
 
 Path = str | os.PathLike[str]
 
@@ -26,96 +26,68 @@ def to_dict(record: Record, variables: bool) -> dict[str, np.ndarray[Any, Any]]:
     return columns
 
 
-def write_csv(
-    path: Path, columns: dict[str, Any], separator: str = ",", append: bool = False
-) -> None:
-    """Writes columns to a file, after its rows if `append` is True."""
-    with open(path, "a+" if append else "w+", newline="") as file:
-        file.seek(0)
-        header = next(csv.reader(file, delimiter=separator), [])
-        writer = csv.writer(file, delimiter=separator, lineterminator="\n")
-        if not header:
+def write_csv(path: Path, columns: dict[str, Any], append: bool = False) -> None:
+    """Writes columns to a file; with `append`, their rows alone."""
+    with open(path, "a" if append else "w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        if not append:
             writer.writerow(columns)
-        elif header != list(columns):
-            raise ValueError(
-                f"Cannot append to {os.fspath(path)!r}: it has other columns than this "
-                "model's gradient norms. Choose another file, or set `append=False`. "
-                f"Expected: {separator.join(columns)}. "
-                f"Received: {separator.join(header)}."
-            )
         # Python writes the shortest form of a float64 that reads back exactly.
         writer.writerows(zip(*(v.tolist() for v in columns.values()), strict=True))
 
 
 class CSVOutput:
-    """Appends new rows of a record to a file."""
+    """Writes a record to a file, first as a whole, later its new rows."""
 
-    def __init__(self, path: Path, separator: str, append: bool) -> None:
-        self.path, self.separator, self.append = path, separator, append
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self.columns: list[Column] = []
         self.written = 0
 
     def write(self, record: Record, epoch: int | None) -> None:
         if record.end == self.written:
             return
-        append = self.append or record.columns == self.columns
-        # A layer was unfrozen, say: then all rows are written again.
+        # If a layer was unfrozen, say, all rows are written again.
+        append = record.columns == self.columns
         rows = record.since(self.written if append else 0)
-        columns = to_dict(rows, variables=False)
-        write_csv(self.path, columns, self.separator, append)
+        write_csv(self.path, to_dict(rows, variables=False), append)
         self.columns, self.written = record.columns, record.end
-
-    def get_state(self) -> dict[str, int]:
-        size = os.path.getsize(self.path) if os.path.exists(self.path) else 0
-        return {"written": self.written, "size": size}
-
-    def set_state(self, state: dict[str, int], record: Record) -> None:
-        """Drops the rows written since `get_state`."""
-        # Without `append`, the file is rewritten from the record.
-        if self.append and os.path.exists(self.path):
-            os.truncate(self.path, state["size"])
-            self.columns, self.written = record.columns, state["written"]
 
 
 class TensorBoardOutput:
     """Writes a scalar per layer and a histogram over layers for TensorBoard."""
 
-    def __init__(self, log_dir: Path, update_freq: int | str) -> None:
+    def __init__(self, log_dir: Path, update_freq: str, written: int) -> None:
+        if not all(map(importlib.util.find_spec, ("tensorflow", "tensorboard"))):
+            raise ImportError(
+                "`log_dir` needs TensorFlow and TensorBoard: `pip install "
+                f"gradzoo[tensorboard]`. Received: log_dir={os.fspath(log_dir)!r}."
+            )
         import tensorflow as tf
 
         self.summary = tf.summary
-        self.writer = tf.summary.create_file_writer(os.path.join(log_dir, "gradients"))
-        self.update_freq = 1 if update_freq == "batch" else update_freq
-        self.calls = collections.Counter[str]()
-        self.written = 0
+        self.folder = os.path.join(log_dir, "gradients")
+        self.update_freq = update_freq
+        self.written = written
+
+    @functools.cached_property
+    def writer(self) -> Any:
+        """Creates the file, which a copy of the callback may never need."""
+        return self.summary.create_file_writer(self.folder)
 
     def write(self, record: Record, epoch: int | None) -> None:
         table = record.since(self.written).layers()
         if not len(table.steps) or (self.update_freq == "epoch" and epoch is None):
             return
         self.written = record.end
+        rows: Any = zip(table.steps, table.norms, table.present, strict=True)
+        if self.update_freq == "epoch":
+            rows = [(epoch, table.means(), table.present.any(axis=0))]
         with self.writer.as_default():
-            for step, norms, present in self._rows(table, epoch):
+            for step, norms, present in rows:
                 for index in np.flatnonzero(present):
                     name = f"gradient_norm/{table.names[index]}"
                     self.summary.scalar(name, norms[index], step)
                 positive = norms[np.isfinite(norms) & (norms > 0)]
                 self.summary.histogram("log10_gradient_norm", np.log10(positive), step)
         self.writer.flush()
-
-    def _rows(self, table: Table, epoch: int | None) -> Iterator[tuple[Any, ...]]:
-        """Yields (step, norms, present): one in `update_freq` calls, or the means."""
-        if self.update_freq == "epoch":
-            yield epoch, table.means(), table.present.any(axis=0)
-            return
-        rows = zip(table.steps, table.norms, table.present, strict=True)
-        for row, optimizer in zip(rows, table.optimizers, strict=True):
-            if self.calls[optimizer] % int(self.update_freq) == 0:
-                yield row
-            self.calls[optimizer] += 1
-
-    def get_state(self) -> dict[str, Any]:
-        return {"written": self.written, "calls": dict(self.calls)}
-
-    def set_state(self, state: dict[str, Any], record: Record) -> None:
-        self.written, self.calls = state["written"], collections.Counter(state["calls"])

@@ -55,26 +55,23 @@ def plot(record: Record, diagnosis: Diagnosis) -> "Figure":
 
 
 def _draw_norms(figure: Any, axes: Any, table: Table) -> None:
-    from matplotlib.colors import ListedColormap
+    from matplotlib import colormaps
     from matplotlib.patches import Patch
 
     calls, layers = table.norms.shape
     norms = _shrink(table).T
     edges = np.linspace(0, calls, norms.shape[1] + 1), np.arange(layers + 1) - 0.5
+    zero, non_finite = norms == 0, ~np.isfinite(norms)
     logs = np.ma.masked_invalid(np.log10(np.where(norms > 0, norms, np.nan)))
     shown = logs.compressed() if logs.count() else np.zeros(1)
     bottom, top = min(shown.min(), shown.max() - LEAST_DECADES), shown.max()
-    image = axes.pcolormesh(*edges, logs, cmap="viridis", vmin=bottom, vmax=top)
+    # Values beyond the scale have colors of their own.
+    logs[zero], logs[non_finite] = bottom - 1, top + 1
+    colors = colormaps["viridis"].with_extremes(under=ZERO, over=NON_FINITE)
+    image = axes.pcolormesh(*edges, logs, cmap=colors, vmin=bottom, vmax=top)
     figure.colorbar(image, label="log10 of the gradient norm", aspect=30)
-    legend = []
-    for color, cells, label in (
-        (ZERO, norms == 0, "exactly zero"),
-        (NON_FINITE, ~np.isfinite(norms), "NaN or infinite"),
-    ):
-        if cells.any():
-            overlay = np.ma.masked_where(~cells, np.ones_like(norms))
-            axes.pcolormesh(*edges, overlay, cmap=ListedColormap([color]))
-            legend.append(Patch(color=color, label=label))
+    special = (ZERO, zero, "exactly zero"), (NON_FINITE, non_finite, "NaN or infinite")
+    legend = [Patch(color=c, label=label) for c, cells, label in special if cells.any()]
     if legend:
         figure.legend(handles=legend, loc="outside lower right", ncols=2, fontsize=8)
     axes.set(xlabel="optimizer step", ylim=(layers - 0.5, -0.5), xlim=(0, calls))

@@ -1,5 +1,6 @@
 """The gradient norms read from the device, as NumPy arrays."""
 
+from array import array
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -38,10 +39,6 @@ class Layout(NamedTuple):
     dynamic_scale: bool
 
 
-# The numbers of calls of one layout, and their norms: `(calls,)`, `(calls, variables)`.
-Calls = tuple[NDArray[np.int64], NDArray[np.float64]]
-
-
 class Table(NamedTuple):
     """All calls, one row each, with a column per variable or layer.
 
@@ -77,7 +74,8 @@ class Record:
     """All optimizer calls so far. Grows by `add` and is read as tables."""
 
     def __init__(self) -> None:
-        self._calls: dict[Layout, list[Calls]] = {}
+        # The numbers of the calls of a layout, and their norms, row by row.
+        self._calls: dict[Layout, tuple[array[int], array[float]]] = {}
         self._positions: dict[Column, Position] = {}
         self.columns: list[Column] = []  # all variables, from the input to the output
         self.end = 0  # the number of the next optimizer call
@@ -90,25 +88,27 @@ class Record:
         self, layout: Layout, steps: NDArray[np.int64], norms: NDArray[np.float64]
     ) -> None:
         """Adds calls that come after those of the same layout."""
-        if len(steps):
-            self._calls.setdefault(layout, []).append((steps, norms))
+        calls = self._calls.get(layout)
+        if calls is None:
+            calls = self._calls[layout] = array("q"), array("d")
             self._positions |= zip(layout.columns, layout.positions, strict=True)
             self.columns = sorted(self._positions, key=self._positions.__getitem__)
-            self.end = max(self.end, int(steps[-1]) + 1)
+        calls[0].frombytes(np.asarray(steps, np.int64).tobytes())
+        calls[1].frombytes(np.asarray(norms, np.float64).tobytes())
+        self.end = max(self.end, int(steps[-1]) + 1)
 
-    def _joined(self) -> dict[Layout, Calls]:
-        """Returns all calls of each layout, after joining what was added."""
-        for layout, parts in self._calls.items():
-            if len(parts) > 1:
-                steps, norms = map(np.concatenate, zip(*parts, strict=True))
-                self._calls[layout] = [(steps, norms)]
-        return {layout: calls for layout, (calls,) in self._calls.items()}
+    def _arrays(self) -> dict[Layout, tuple[NDArray[np.int64], NDArray[np.float64]]]:
+        """Returns the steps and the norms of each layout, with a row per call."""
+        return {
+            layout: (np.array(steps), np.array(norms).reshape(len(steps), -1))
+            for layout, (steps, norms) in self._calls.items()
+        }
 
     def get_state(self) -> list[dict[str, Any]]:
         """Returns the calls as dicts of strings, numbers, lists and arrays."""
         return [
             {"layout": list(layout), "steps": steps, "norms": norms}
-            for layout, (steps, norms) in self._joined().items()
+            for layout, (steps, norms) in self._arrays().items()
         ]
 
     @classmethod
@@ -125,22 +125,22 @@ class Record:
     def since(self, step: int) -> "Record":
         """Returns the calls from number `step` on, with the columns of all calls."""
         later = Record()
-        for layout, (steps, norms) in self._joined().items():
-            first = int(np.searchsorted(steps, step))
-            later.add(layout, steps[first:], norms[first:])
+        for layout, (steps, norms) in self._arrays().items():
+            if steps[-1] >= step:
+                later.add(layout, steps[steps >= step], norms[steps >= step])
         later.columns = self.columns
         return later
 
     def variables(self) -> Table:
         """Returns a table with a column per variable."""
-        joined = self._joined()
-        each = [steps for steps, _ in joined.values()]
+        calls = self._arrays()
+        each = [steps for steps, _ in calls.values()]
         steps = np.sort(np.concatenate([np.empty(0, np.int64), *each]))
         optimizers = np.empty(len(steps), object)
         norms = np.full((len(steps), len(self.columns)), np.nan)
         present = np.zeros(norms.shape, bool)
         place = {column: index for index, column in enumerate(self.columns)}
-        for layout, (layout_steps, layout_norms) in joined.items():
+        for layout, (layout_steps, layout_norms) in calls.items():
             rows = np.searchsorted(steps, layout_steps)
             cells = rows[:, None], [place[column] for column in layout.columns]
             norms[cells] = layout_norms
@@ -175,9 +175,6 @@ class Record:
 
 def _joint_norm(table: Table, indices: Sequence[int]) -> NDArray[np.float64]:
     """Returns the L2 norm over some columns, NaN in calls where none took part."""
-    squares = np.zeros(len(table.steps))
-    for index in indices:  # One column at a time, to save memory in a long record.
-        norms, present = table.norms[:, index], table.present[:, index]
-        squares += np.square(np.where(present, norms, 0.0))
-    took_part = table.present[:, indices].any(axis=1)
-    return np.where(took_part, np.sqrt(squares), np.nan)
+    norms, present = table.norms[:, indices], table.present[:, indices]
+    joint = np.sqrt(np.square(norms).sum(axis=1, where=present))
+    return np.where(present.any(axis=1), joint, np.nan)

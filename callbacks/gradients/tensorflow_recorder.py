@@ -27,8 +27,6 @@ class TensorFlowInstrumentedStep(InstrumentedStep):
                 recorder.finish_step()
             return logs
 
-        for recorder in self.recorders:
-            recorder.expect_new_step()
         with replaced((self.model, "train_step", train_step)):
             return super().make_function()
 
@@ -36,8 +34,8 @@ class TensorFlowInstrumentedStep(InstrumentedStep):
 class TensorFlowRecorder(Recorder):
     """Writes a row per optimizer call into a ring buffer.
 
-    A row is float64: the number of the call, then half the squared norm of each
-    variable's gradient. Each layout has its own ring; all share the counter of calls.
+    A row is float64: the number of the call, then the norm of each variable's
+    gradient. Each layout has its own ring; all share the counter of calls.
     """
 
     step_class = TensorFlowInstrumentedStep
@@ -54,28 +52,23 @@ class TensorFlowRecorder(Recorder):
         self.runs = 0  # since the last reading
         self.most_calls_per_run = 0  # Unknown, so the next run is read at once.
 
-    def take(
-        self, layout: Layout, gradients: list[Any], scale: Any, updates: Any = None
-    ) -> None:
-        if layout not in self.rings:
-            empty = np.full((self.buffer_size, 1 + len(gradients)), -1.0)
-            self.rings[layout] = _create_variable(empty)
-        replica = tf.distribute.get_replica_context()
-        if replica is not None and replica.num_replicas_in_sync > 1:
+    def compute_norms(self, gradients: list[Any]) -> tf.Tensor:
+        if replica := _replica():
             gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
-        halves = _half_squares(gradients)
-        if tf.is_tensor(scale) or scale != 1:
-            halves /= tf.square(tf.cast(scale, tf.float64))
-        if updates is not None:
-            halves = tf.where(updates, halves, -tf.ones_like(halves))
-        if not _is_first_replica():
+        return tf.sqrt(2 * _half_squares(gradients))
+
+    def store(self, layout: Layout, norms: tf.Tensor) -> None:
+        if layout not in self.rings:
+            empty = np.full((self.buffer_size, 1 + len(layout.columns)), -1.0)
+            self.rings[layout] = _create_variable(empty)
+        if _is_later_replica():
             self.is_recorded_elsewhere = True
             return
         call = self.calls.read_value()
         written = tf.raw_ops.ResourceScatterUpdate(
             resource=self.rings[layout].handle,
             indices=call % self.buffer_size,
-            updates=tf.concat([[tf.cast(call, tf.float64)], halves], axis=0),
+            updates=tf.concat([[tf.cast(call, tf.float64)], norms], axis=0),
         )
         # The counter waits for the row: a step that fails must not count.
         with tf.control_dependencies([written]):
@@ -91,7 +84,7 @@ class TensorFlowRecorder(Recorder):
                 for operation in tf.compat.v1.get_default_graph().get_operations()
                 if operation.op_def.is_stateful and operation.type != "ReadVariableOp"
             ]
-        if _is_first_replica():
+        if not _is_later_replica():
             with tf.control_dependencies(operations):
                 self.finished_calls.assign(self.calls.read_value())
 
@@ -113,13 +106,12 @@ class TensorFlowRecorder(Recorder):
         oldest = max(self.calls_read, calls - self.buffer_size)
         lost = oldest - self.calls_read
         self.record.end += lost
-        rows: list[Any] = []
-        for layout, ring in self.rings.items() if calls > oldest else ():
-            table = ring.numpy()
-            fresh = table[(table[:, 0] >= oldest) & (table[:, 0] < calls)]
-            # The rows of calls that update nothing stay negative.
-            norms = np.copysign(np.sqrt(2 * np.abs(fresh)), fresh)[:, 1:]
-            rows += zip(fresh[:, 0], [layout] * len(fresh), norms, strict=True)
+        rows = [
+            (row[0], layout, row[1:])
+            for layout, ring in self.rings.items()
+            for row in ring.numpy()
+            if oldest <= row[0] < calls
+        ]
         rows.sort(key=lambda row: row[0])
         self.keep([(layout, norms) for _, layout, norms in rows])
         self.calls_read = calls
@@ -132,15 +124,17 @@ class TensorFlowRecorder(Recorder):
             )
 
 
-def _is_first_replica() -> bool:
-    """Returns True in the first replica of a strategy, and without a strategy."""
+def _replica() -> Any:
+    """Returns the context of this replica, or `None` unless there are several."""
     replica = tf.distribute.get_replica_context()
-    return (
-        replica is None
-        or replica.num_replicas_in_sync == 1
-        # Each replica has a function of its own, in which its id is a constant.
-        or tf.get_static_value(replica.replica_id_in_sync_group) == 0
-    )
+    return replica if replica and replica.num_replicas_in_sync > 1 else None
+
+
+def _is_later_replica() -> bool:
+    """Returns `True` in all replicas but the first."""
+    replica = _replica()
+    # Each replica has a function of its own, in which its id is a constant.
+    return bool(replica and tf.get_static_value(replica.replica_id_in_sync_group) != 0)
 
 
 def _create_variable(value: Any) -> tf.Variable:

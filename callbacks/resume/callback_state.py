@@ -1,7 +1,6 @@
 """The state of other callbacks, which belongs to a checkpoint."""
 
 import copy
-import functools
 import os
 import pickle
 from collections.abc import Sequence
@@ -65,19 +64,20 @@ class CallbackStates:
     def skip_batches(self, first: int) -> None:
         """Hides the batches before `first` from the callbacks, in this epoch."""
         for callback in self._callbacks.values():
-            for name in ("on_train_batch_begin", "on_train_batch_end"):
-                method = getattr(callback, name)
-                skip = functools.partial(_skip, callback, name, method, first)
-                setattr(callback, name, skip)
+            _skip_batches(callback, "on_train_batch_begin", first)
+            _skip_batches(callback, "on_train_batch_end", first)
 
 
-def _skip(
-    callback: Any, name: str, method: Any, first: int, batch: int, logs: Any = None
-) -> None:
-    """Ignores the batches before `first`, then restores the method that it replaces."""
-    if batch >= first:
-        setattr(callback, name, method)
-        method(batch, logs)
+def _skip_batches(callback: Any, name: str, first: int) -> None:
+    """Replaces a method of a callback until it is called for the batch `first`."""
+    method = getattr(callback, name)
+
+    def skip(batch: int, logs: Any = None) -> None:
+        if batch >= first:
+            setattr(callback, name, method)
+            method(batch, logs)
+
+    setattr(callback, name, skip)
 
 
 def _plain_attributes(callback: Any) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 SUFFIX = ".checkpoint.npz"
-KEPT = 2
 
 
 class CheckpointFolder:
@@ -17,7 +16,7 @@ class CheckpointFolder:
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         self.directory = pathlib.Path(directory)
-        self._intact: list[pathlib.Path] = []
+        self._newest: pathlib.Path | None = None  # of the intact ones
 
     def files(self) -> list[pathlib.Path]:
         """Returns the paths of the checkpoints, oldest first."""
@@ -26,16 +25,16 @@ class CheckpointFolder:
     def read_newest(self) -> Any:
         """Returns the state in the newest intact checkpoint, or `None` without any."""
         files = self.files()
-        self._intact = list(files)
-        while self._intact:
-            path = self._intact[-1]
+        for path in reversed(files):
             try:
                 # It verifies the checksum of each array that is read.
                 with path.open("rb") as file, np.load(file) as arrays:
-                    return _unpack(json.loads(str(arrays["state"])), arrays)
+                    state = _unpack(json.loads(str(arrays["state"])), arrays)
             except Exception as error:  # Damaged bytes can cause any exception.
                 warnings.warn(f"{path} is damaged: {error!r}.", stacklevel=2)
-                self._intact.pop()
+            else:
+                self._newest = path
+                return state
         if files:
             raise ValueError(
                 "Every checkpoint is damaged. Remove the files to begin the run again. "
@@ -62,10 +61,10 @@ class CheckpointFolder:
             os.replace(unfinished, path)
         finally:
             unfinished.unlink(missing_ok=True)
-        before = [kept for kept in self._intact if kept != path]
-        self._intact = [*before, path][-KEPT:]
-        for old in set(self.files()) - set(self._intact):
-            old.unlink(missing_ok=True)
+        if path != self._newest:
+            for old in set(self.files()) - {path, self._newest}:
+                old.unlink(missing_ok=True)
+            self._newest = path
 
 
 def _pack(value: Any, arrays: dict[str, Any]) -> Any:

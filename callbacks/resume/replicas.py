@@ -1,7 +1,8 @@
 """The processes and replicas that train one model."""
 
 import functools
-import zlib
+import itertools
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -19,16 +20,16 @@ def process_place() -> tuple[int, int]:
 
 def is_chief(model: Any) -> bool:
     """Returns `True` in the process that writes files for all workers."""
-    if keras.backend.backend() == "tensorflow":
-        return bool(model.distribute_strategy.extended.should_checkpoint)
+    if strategy := _strategy(model):
+        return bool(strategy.extended.should_checkpoint)
     return process_place()[0] == 0
 
 
 def has_peers(model: Any) -> bool:
     """Returns `True` if other processes train the model, too."""
-    if keras.backend.backend() == "tensorflow":
-        replicas, strategy = _replicas(model), model.distribute_strategy
-        return replicas > 1 and replicas > len(strategy.extended.worker_devices)
+    if strategy := _strategy(model):
+        own = len(strategy.extended.worker_devices)
+        return bool(strategy.num_replicas_in_sync > own)
     return process_place()[1] > 1
 
 
@@ -36,36 +37,33 @@ def gather(model: Any, array: np.ndarray) -> np.ndarray:
     """Waits for all processes that train the model, and stacks their arrays.
 
     Returns:
-        Array of shape `(processes, ...)`, on TensorFlow `(replicas, ...)`.
+        Array of shape `(processes, ...)`, on TensorFlow one row per replica.
     """
-    if keras.backend.backend() == "jax" and has_peers(model):
-        from jax.experimental import multihost_utils
+    if not has_peers(model):
+        return array[None]
+    if strategy := _strategy(model):
+        return _gather_replicas(strategy, itertools.repeat(array))
+    from jax.experimental import multihost_utils
 
-        return np.asarray(multihost_utils.process_allgather(array))
-    if _replicas(model) > 1:
-        return _gather_replicas(model, [array] * len(_replica_ids(model)))
-    return array[None]
+    return np.asarray(multihost_utils.process_allgather(array))
 
 
 def get_values(model: Any, variables: list[Any]) -> dict[str, Any]:
-    """Returns the values of variables, per replica where they differ.
+    """Returns the values of variables, also per replica where these can differ.
 
-    They differ for metrics, which are summed when read, and for statistics of batches.
+    Each replica updates metrics, which are summed when read, and the state of layers,
+    such as statistics of batches. Optimizers keep weights equal in all replicas.
     """
-    of_replicas: dict[int, np.ndarray] = {}
-    if _replicas(model) > 1:
-        parts = [[part.numpy() for part in _parts(model, v)] for v in variables]
-        checksums = [
-            np.array([zlib.crc32(array.tobytes()) for array in arrays])
-            for arrays in zip(*parts, strict=True)
-        ]
-        differs = np.ptp(_gather_replicas(model, checksums), axis=0) > 0
-        of_replicas = {
-            i: _gather_replicas(model, parts[i])
-            for i, variable in enumerate(variables)
-            if differs[i] or variable.synchronization == "on_read"
-        }
     values = [keras.ops.convert_to_numpy(variable) for variable in variables]
+    of_replicas: dict[int, np.ndarray] = {}
+    if strategy := _strategy(model):
+        gather_all = functools.partial(_gather_replicas, strategy)
+        stack = gather_all if has_peers(model) else np.stack
+        own = {id(v) for v in model.non_trainable_variables + model.metrics_variables}
+        for i, variable in enumerate(variables):
+            if id(variable) in own:
+                parts = strategy.experimental_local_results(variable.value)
+                of_replicas[i] = stack([part.numpy() for part in parts])
     return {"values": values, "of_replicas": of_replicas}
 
 
@@ -73,36 +71,36 @@ def set_values(model: Any, variables: list[Any], saved: dict[str, Any]) -> None:
     """Assigns the result of `get_values` to variables."""
     for variable, value in zip(variables, saved["values"], strict=True):
         variable.assign(value)
+    strategy = _strategy(model)
     for i, values in saved["of_replicas"].items():
-        if len(values) == _replicas(model):  # The number of replicas may have changed.
-            own = values[_replica_ids(model)]
-            for part, value in zip(_parts(model, variables[i]), own, strict=True):
+        # The number of replicas may have changed.
+        if strategy and len(values) == strategy.num_replicas_in_sync:
+            parts = strategy.experimental_local_results(variables[i].value)
+            for part, value in zip(parts, _own(strategy, values), strict=True):
                 part.assign(value)
 
 
-def _replicas(model: Any) -> int:
-    """Returns the number of copies of the model, which is 1 except on TensorFlow."""
+def _strategy(model: Any) -> Any:
+    """Returns the TensorFlow strategy of a model with several replicas, or `None`."""
     if keras.backend.backend() != "tensorflow":
-        return 1
-    return int(model.distribute_strategy.num_replicas_in_sync)
+        return None
+    strategy = model.distribute_strategy
+    return strategy if strategy.num_replicas_in_sync > 1 else None
 
 
-def _replica_ids(model: Any) -> list[int]:
-    """Returns the indices of the replicas in this process."""
-    ids: list[int] = []
-    model.distribute_strategy.experimental_distribute_values_from_function(
-        lambda context: ids.append(context.replica_id_in_sync_group)
+def _own(strategy: Any, values: Any) -> Any:
+    """Returns those of the values, one per replica, that belong to this process."""
+    own = strategy.experimental_distribute_values_from_function(
+        lambda context: values[context.replica_id_in_sync_group]
     )
-    return ids
+    return strategy.experimental_local_results(own)
 
 
-def _gather_replicas(model: Any, arrays: list[np.ndarray]) -> np.ndarray:
+def _gather_replicas(strategy: Any, arrays: Iterable[np.ndarray]) -> np.ndarray:
     """Stacks an array per replica; each process passes those of its own replicas."""
-    if not has_peers(model):
-        return np.stack(arrays)
-    strategy, rest = model.distribute_strategy, iter(arrays)
+    rest = iter(arrays)
     rows = strategy.experimental_distribute_values_from_function(
-        lambda context: keras.ops.convert_to_tensor(next(rest))[None]
+        lambda _: keras.ops.convert_to_tensor(next(rest))[None]
     )
     return np.asarray(_traced_gather(strategy)(rows))
 
@@ -113,9 +111,3 @@ def _traced_gather(strategy: Any) -> Any:
     import tensorflow as tf
 
     return tf.function(lambda rows: strategy.gather(rows, axis=0))
-
-
-def _parts(model: Any, variable: Any) -> list[Any]:
-    """Returns the variables of the replicas in this process."""
-    strategy = model.distribute_strategy
-    return list(strategy.experimental_local_results(variable.value))

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import pytest
 from paths import ROOT
 from PIL import Image
 from pyarrow import parquet
@@ -18,6 +19,7 @@ label_images.main(*sys.argv[1:])
 """
 
 
+@pytest.mark.endurance
 def test_label_images_labels_files_and_reports_damaged_ones(tmp_path):
     folder = tmp_path / "images"
     folder.mkdir()

@@ -14,6 +14,7 @@ print("returned", sweep("shallow_mlp", "digits-sample", epochs=1, trials=2).opti
 """
 
 
+@pytest.mark.endurance
 def test_sweep(tmp_path):
     result = subprocess.run(
         [sys.executable, "-c", PROGRAM, ROOT / "examples" / "sweep.py"],
@@ -30,4 +31,4 @@ def test_sweep(tmp_path):
     best = re.search(r"^best: (.*)$", result.stdout, re.M).group(1)
     assert f"returned {best}" in result.stdout
     found = [float(number) for number in re.findall(r": ([\d.e-]+)", best)]
-    assert found == pytest.approx([float(rate), float(decay)], rel=1e-3)
+    assert found == pytest.approx([float(rate), float(decay)], rel=1e-2)

@@ -22,13 +22,9 @@ import grpc
 import numpy as np
 import tensorflow as tf
 from capi import Session
-from google.protobuf import json_format
 from tensorflow_serving.apis import (
     classification_pb2,
-    get_model_metadata_pb2,
-    get_model_status_pb2,
     model_pb2,
-    model_service_pb2_grpc,
     predict_pb2,
     prediction_log_pb2,
     prediction_service_pb2_grpc,
@@ -108,43 +104,29 @@ class Model:
                 classes.add(label=label, score=score)
         return response
 
-    def metadata(self, request: Any) -> Any:
-        signatures = get_model_metadata_pb2.SignatureDefMap(
-            signature_def=self.session.signatures
-        )
-        response = get_model_metadata_pb2.GetModelMetadataResponse()
-        self._fill_spec(response.model_spec)
-        response.metadata["signature_def"].Pack(signatures)
-        return response
-
-    def status(self, request: Any) -> Any:
-        response = get_model_status_pb2.GetModelStatusResponse()
-        version = response.model_version_status.add()
-        version.version = self.version
-        version.state = version.AVAILABLE
-        version.status.error_code = 0
-        return response
-
-    def _fill_spec(self, spec: Any, signature: str = "") -> None:
+    def _fill_spec(self, spec: Any, signature: str) -> None:
         spec.name, spec.signature_name = self.name, signature
         spec.version.value = self.version
 
 
-def service(base: type, model: Model, **methods: Any) -> Any:
-    """Returns a gRPC service that answers with methods of the model."""
+class GrpcService(prediction_service_pb2_grpc.PredictionServiceServicer):
+    """Answers with the methods of a model."""
 
-    def answering(method: Any) -> Any:
-        def answer(self: Any, request: Any, context: grpc.ServicerContext) -> Any:
-            try:
-                model.check(request.model_spec)
-                return method(request)
-            except tf.errors.OpError as error:
-                context.abort(GRPC_CODES[error.error_code], error.message)
+    def __init__(self, model: Model) -> None:
+        self.model = model
 
-        return answer
+    def Predict(self, request: Any, context: grpc.ServicerContext) -> Any:
+        return self._answer(self.model.predict, request, context)
 
-    answers = {name: answering(method) for name, method in methods.items()}
-    return type("Service", (base,), answers)()
+    def Classify(self, request: Any, context: grpc.ServicerContext) -> Any:
+        return self._answer(self.model.classify, request, context)
+
+    def _answer(self, method: Any, request: Any, context: grpc.ServicerContext) -> Any:
+        try:
+            self.model.check(request.model_spec)
+            return method(request)
+        except tf.errors.OpError as error:
+            context.abort(GRPC_CODES[error.error_code], error.message)
 
 
 class RestHandler(http.server.BaseHTTPRequestHandler):
@@ -155,7 +137,7 @@ class RestHandler(http.server.BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
 
     def do_GET(self) -> None:
-        self._handle({None: self._status, "metadata": self._metadata}, "{}")
+        self._handle({None: self._status}, "{}")
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -192,10 +174,8 @@ class RestHandler(http.server.BaseHTTPRequestHandler):
         return methods[match[3]](spec, document)
 
     def _status(self, spec: Any, _: Any) -> Any:
-        return message_to_json(self.model.status(None))
-
-    def _metadata(self, spec: Any, _: Any) -> Any:
-        return message_to_json(self.model.metadata(None))
+        version = {"version": str(self.model.version), "state": "AVAILABLE"}
+        return {"model_version_status": [version]}
 
     def _predict(self, spec: Any, document: dict[str, Any]) -> Any:
         _, signature = self.model.signature(spec)
@@ -236,14 +216,6 @@ def is_named(value: Any) -> bool:
     return isinstance(value, dict) and value.keys() != {"b64"}
 
 
-def message_to_json(message: Any) -> Any:
-    return json_format.MessageToDict(
-        message,
-        preserving_proto_field_name=True,
-        always_print_fields_with_no_presence=True,
-    )
-
-
 def json_to_bytes(value: Any) -> bytes:
     return base64.b64decode(value["b64"], validate=True)
 
@@ -261,20 +233,9 @@ def main() -> None:
     model = Model(*sys.argv[1:])
     unlimited = ("grpc.max_receive_message_length", -1)
     grpc_server = grpc.server(futures.ThreadPoolExecutor(4), options=[unlimited])
-    prediction = service(
-        prediction_service_pb2_grpc.PredictionServiceServicer,
-        model,
-        Predict=model.predict,
-        Classify=model.classify,
-        GetModelMetadata=model.metadata,
-    )
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
-        prediction, grpc_server
+        GrpcService(model), grpc_server
     )
-    state = service(
-        model_service_pb2_grpc.ModelServiceServicer, model, GetModelStatus=model.status
-    )
-    model_service_pb2_grpc.add_ModelServiceServicer_to_server(state, grpc_server)
     grpc_port = grpc_server.add_insecure_port("127.0.0.1:0")
     RestHandler.model = model
     rest_server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), RestHandler)

@@ -1,6 +1,6 @@
-"""Two small TFDS datasets; only the second has a validation split.
+"""Two small datasets that are prepared like MNIST and Fashion-MNIST.
 
-As for MNIST and Fashion-MNIST, their source files have the same name.
+As with these two, their source files have the same name.
 """
 
 import gzip
@@ -12,11 +12,14 @@ import time
 import numpy as np
 import tensorflow_datasets as tfds
 
+from zoo.data.catalog import DatasetInfo, SourceFile
+
 SEEDS = {"tiny_flags": 1, "tiny_sails": 2}
 PREPARE_TINY_FLAGS = """
 import tiny_datasets
-from zoo.data.datasets import prepare_dataset
-prepare_dataset("tiny_flags", source_dir=sys.argv[1], data_dir=sys.argv[2])
+from zoo.data import catalog, datasets
+catalog.DESCRIBED |= tiny_datasets.DESCRIBED
+datasets.prepare_dataset("tiny_flags", source_dir=sys.argv[1], data_dir=sys.argv[2])
 """
 
 
@@ -32,27 +35,42 @@ def tiny_archive(seed):
     return gzip.compress(tiny_images(seed).tobytes(), mtime=0)
 
 
-def tiny_url_infos(seed):
-    url_info = tfds.core.download.checksums.UrlInfo(
-        size=len(tiny_archive(seed)),
-        checksum=hashlib.sha256(tiny_archive(seed)).hexdigest(),
-        filename="tiny.bin.gz",
+def describe_tiny(name):
+    content, file = tiny_archive(SEEDS[name]), "tiny.bin.gz"
+    checksum = hashlib.sha256(content).hexdigest()
+    url = f"http://tiny.invalid/{name}/{file}"
+    return DatasetInfo(
+        name=name,
+        version="1.2.0",
+        description="Small flags.",
+        classes=("red", "green", "blue"),
+        image_shape=(4, 5, 3),
+        splits={"train": 25, "validation": 5, "train+validation": 30, "test": 5},
+        source="http://tiny.invalid",
+        license="CC0",
+        citation="Nobody: Tiny flags.",
+        files=(SourceFile(file, url, len(content), checksum),),
     )
-    return {f"http://tiny.invalid/{seed}/tiny.bin.gz": url_info}
+
+
+DESCRIBED = {name: describe_tiny(name) for name in SEEDS}
+
+
+def tiny_url_infos(name):
+    url_info = tfds.core.download.checksums.UrlInfo
+    return {
+        file.url: url_info(file.size, file.sha256, file.name)
+        for file in DESCRIBED[name].files
+    }
 
 
 class TinyFlags(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("1.2.0")
-    SPLITS = (("train", 0, 30), ("test", 30, 35))
-    url_infos = tiny_url_infos(1)
+    url_infos = tiny_url_infos("tiny_flags")
 
     def _info(self):
         return tfds.core.DatasetInfo(
             builder=self,
-            description="Small flags.",
-            homepage="http://tiny.invalid",
-            citation="Nobody: Tiny flags.",
-            license="CC0",
             supervised_keys=("image", "label"),
             features=tfds.features.FeaturesDict(
                 {
@@ -68,8 +86,8 @@ class TinyFlags(tfds.core.GeneratorBasedBuilder):
         content = np.frombuffer(pathlib.Path(path).read_bytes(), np.uint8)
         images = content.reshape(-1, 4, 5, 3)
         return {
-            split: self._generate_examples(images[start:end])
-            for split, start, end in self.SPLITS
+            "train": self._generate_examples(images[:30]),
+            "test": self._generate_examples(images[30:]),
         }
 
     def _generate_examples(self, images):
@@ -83,5 +101,4 @@ class TinyFlags(tfds.core.GeneratorBasedBuilder):
 
 
 class TinySails(TinyFlags):
-    SPLITS = (("train", 0, 24), ("validation", 24, 30), ("test", 30, 35))
-    url_infos = tiny_url_infos(2)
+    url_infos = tiny_url_infos("tiny_sails")

@@ -17,7 +17,7 @@ def check_name(
     from zoo.models.weights import is_path
 
     try:
-        if parameter.name == "model" or context.params.get("weights"):
+        if parameter.name == "model":
             registry.check_name(name)
         elif is_path(name):
             if not Path(name).is_file():
@@ -36,15 +36,9 @@ Model = Annotated[str, Argument(help="Name, e.g. lenet5.", callback=check_name)]
 Target = Annotated[
     str,
     Argument(
-        help="Published weights (lenet5.mnist), a weights file of `zoo train`, or a "
-        "model (lenet5).",
+        help="Published weights (lenet5.mnist) or a weights file of `zoo train`.",
         callback=check_name,
     ),
-]
-WeightsFile = Annotated[
-    Path | None,
-    # Eager: `check_name` reads it.
-    Option("--weights", help="Weights file of the model.", is_eager=True, **FILE),
 ]
 WeightsName = Annotated[
     str, Option(help="Published weights, or a weights file.", callback=check_name)
@@ -52,7 +46,7 @@ WeightsName = Annotated[
 Dataset = Annotated[
     str | None,
     Option(
-        help="Name in the zoo or in TensorFlow Datasets.",
+        help="Name of a dataset, e.g. mnist.",
         show_default="that of the weights or recipe",
     ),
 ]

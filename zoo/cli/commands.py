@@ -5,6 +5,7 @@ Keras and TensorFlow are imported only by the commands that need them, so that
 """
 
 import dataclasses
+import functools
 import inspect
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from typer import Argument, Option
 
 import zoo
 from zoo.cli import arguments, terminal
-from zoo.cli.arguments import FILE, FOLDER, DataDir, Dataset, Json, Target, WeightsFile
+from zoo.cli.arguments import FILE, FOLDER, DataDir, Dataset, Json, Target
 from zoo.errors import suggest
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def datasets_list(data_dir: DataDir = None, as_json: Json = False) -> None:
     """List the datasets and show which are prepared."""
     rows = []
     for name, ready in zoo.list_datasets(data_dir=data_dir).items():
-        about = zoo.dataset_info(name, data_dir=data_dir)
+        about = zoo.dataset_info(name)
         row = {"name": name, "ready": ready, "splits": about.splits}
         row |= {"shape": about.image_shape, "classes": len(about.classes)}
         rows.append(row | {"license": about.license})
@@ -140,13 +141,11 @@ def train(
     seed: Annotated[int | None, Option(min=0, help="Seed of the run.")] = None,
     split: Annotated[str, Option(help="train or train+validation.")] = "train",
     output: Annotated[Path | None, Option(help="Folder of the run.")] = None,
-    checkpoint: Annotated[Path | None, Option(help="Folder of checkpoints.")] = None,
     every: Annotated[int | None, Option(min=1, help="Steps per checkpoint.")] = None,
     resume: Annotated[bool, Option("--resume", help="Resume the run.")] = False,
     gradient_norms: Annotated[
         bool, Option("--gradient-norms", help="Record each layer's gradient norms.")
     ] = False,
-    tensorboard: Annotated[bool, Option("--tensorboard", help="Write logs.")] = False,
     workers: Annotated[int | None, Option(min=1, help="Ray Train workers.")] = None,
     data_dir: DataDir = None,
 ) -> None:
@@ -158,37 +157,35 @@ def train(
     terminal.import_keras()
     if dataset is None:
         dataset = zoo.load_recipe(recipe).dataset if recipe else "mnist"
-    options: dict[str, Any] = {
-        "split": split,
-        "seed": seed,
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "output_dir": output or Path("runs", f"{model}.{dataset}"),
-        "checkpoint_dir": checkpoint,
-        "save_freq": every or "epoch",
-        "resume": resume,
-        "gradient_norms": gradient_norms,
-        "tensorboard": tensorboard,
-        "data_dir": data_dir,
-        "verbose": terminal.progress(2),
-    }
-    if workers:
-        print(zoo.train_on_workers(workers, model, dataset, recipe, **options))
-    else:
-        print(zoo.train(model, dataset, recipe, **options))
+    start = functools.partial(zoo.train_on_workers, workers) if workers else zoo.train
+    report = start(
+        model,
+        dataset,
+        recipe,
+        split=split,
+        seed=seed,
+        epochs=epochs,
+        batch_size=batch_size,
+        output_dir=output or Path("runs", f"{model}.{dataset}"),
+        save_freq=every or "epoch",
+        resume=resume,
+        gradient_norms=gradient_norms,
+        data_dir=data_dir,
+        verbose=terminal.progress(2),
+    )
+    print(report)
 
 
 @app.command()
 def evaluate(
     target: Target,
-    weights: WeightsFile = None,
     dataset: Dataset = None,
     split: Annotated[str, Option(help="train, validation or test.")] = "test",
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
     """Measure accuracy and loss, e.g. `zoo evaluate lenet5.mnist`."""
-    model, dataset = open_target(target, weights, dataset, data_dir)
+    model, dataset = open_target(target, dataset, data_dir)
     verbose = 0 if as_json else terminal.progress()
     scores = zoo.evaluate(
         model, dataset, split=split, data_dir=data_dir, verbose=verbose
@@ -246,7 +243,6 @@ def check_exported(path: Path | None) -> None:
 def export(
     target: Target,
     folder: Annotated[Path, Argument(help="Of all versions, e.g. serving/lenet5.")],
-    weights: WeightsFile = None,
     version: Annotated[int | None, Option(min=1, help="Number of the version.")] = None,
     labels: Annotated[Path | None, Option(help="One label per line.", **FILE)] = None,
     format: Annotated[
@@ -259,13 +255,13 @@ def export(
     ] = None,
 ) -> None:
     """Export a model or a .keras file, by default as the next version."""
-    if target.endswith(".keras") and weights is None:
+    if target.endswith(".keras"):
         terminal.import_keras()
         import keras
 
         model = keras.saving.load_model(target, compile=False)
     else:
-        model, _ = open_target(target, weights)
+        model, _ = open_target(target)
     lines = labels.read_text("utf-8").splitlines() if labels else None
     path = zoo.export(model, folder, version, labels=lines, format=format)
     print(f"{target} is exported: {path}")

@@ -31,8 +31,7 @@ class SourceFile:
 class DatasetInfo:
     """The description of a dataset.
 
-    `splits` maps the names that `load_dataset` accepts to numbers of images. It is
-    empty for a TFDS dataset that is not prepared.
+    `splits` maps the names that `load_dataset` accepts to numbers of images.
     """
 
     name: str

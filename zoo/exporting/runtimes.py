@@ -7,15 +7,12 @@ weights and any batch size. LiteRT converts no recurrent layers for any batch si
 import pathlib
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zoo.errors import require
-
-if TYPE_CHECKING:
-    import keras
 
 # The module that runs each format, and those that write it.
 _MODULES = {
@@ -42,21 +39,6 @@ def check_installed(format: str) -> None:
 def packages(format: str) -> list[str]:
     """Lists the packages that write and run a format."""
     return sorted(module.replace("_", "-") for module in _MODULES.get(format, ()))
-
-
-def in_float32(model: "keras.Model") -> "keras.Model":
-    """Returns the model, or a copy in float32, because runtimes round float16 apart."""
-    import keras
-
-    if all(layer.compute_dtype == "float32" for layer in model._flatten_layers()):
-        return model
-
-    def to_float32(layer: Any) -> Any:
-        return type(layer).from_config(layer.get_config() | {"dtype": "float32"})
-
-    copy = keras.models.clone_model(model, clone_function=to_float32, recursive=True)
-    copy.set_weights(model.get_weights())
-    return copy
 
 
 def write(format: str, function: Any, saved_model: str, folder: pathlib.Path) -> None:

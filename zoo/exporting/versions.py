@@ -11,7 +11,6 @@ Other formats have `model.onnx`, `model.tflite`, or `model.xml` and `model.bin` 
 of the SavedModel. Servers need neither Keras nor this package.
 """
 
-import contextlib
 import json
 import os
 import pathlib
@@ -19,8 +18,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -28,7 +26,7 @@ import keras
 from zoo.exporting import runtimes
 from zoo.exporting.contract import FORMATS, list_versions, read_contract
 from zoo.exporting.serving_files import write_serving_files
-from zoo.files import flush_to_disk, lock
+from zoo.files import atomic_write, flush_to_disk, lock
 from zoo.models.inspection import ends_in_softmax
 
 
@@ -61,7 +59,8 @@ def export(
     Versions are published atomically, one export at a time. On other backends than
     TensorFlow, a second process writes the version, and custom layers must be
     registered and importable. With a SavedModel, `base_path` also gets a `README.md`
-    with a request for each signature and a `compose.yaml`, unless they exist.
+    with a request for each signature, new with each version, and a `compose.yaml`. Your
+    own files of these names are kept.
 
     Args:
         model: `keras.Model`. Functional or Sequential model with one input, `(n,
@@ -103,22 +102,25 @@ def export(
         )
     runtimes.check_installed(format)
     base = _check_base(base_path, format)
-    _check_version(version, base)
-    with _unfinished_folder(base) as unfinished:
-        _check_version(version, base)  # Another export may have taken it.
-        if keras.config.backend() == "tensorflow":
-            from zoo.exporting.writing import write_version
+    _choose_target(version, base)  # Raises an error before `base` is made.
+    base.mkdir(parents=True, exist_ok=True)
+    with lock(base / ".lock"):
+        target = _choose_target(version, base)  # Another export may have taken it.
+        # Killed exports leave such folders.
+        for folder in base.glob(".unfinished-*"):
+            shutil.rmtree(folder, ignore_errors=True)
+        with atomic_write(target) as unfinished:
+            unfinished.mkdir()
+            if keras.config.backend() == "tensorflow":
+                from zoo.exporting.writing import write_version
 
-            write_version(model, unfinished, labels, format, is_softmax)
-        else:
-            _run_tensorflow_process(model, unfinished, labels, format, is_softmax)
-        for path in [*unfinished.rglob("*"), unfinished]:
-            flush_to_disk(path)
-        if format == "saved_model":
-            write_serving_files(base, read_contract(unfinished))
-        target = base / str(version or max(list_versions(base), default=0) + 1)
-        os.rename(unfinished, target)
-    flush_to_disk(base)
+                write_version(model, unfinished, labels, format, is_softmax)
+            else:
+                _run_tensorflow_process(model, unfinished, labels, format, is_softmax)
+            for path in unfinished.rglob("*"):
+                flush_to_disk(path)
+            if format == "saved_model":
+                write_serving_files(target, read_contract(unfinished)["signatures"])
     return target
 
 
@@ -189,36 +191,22 @@ def _check_base(base_path: str | os.PathLike[str], format: str) -> pathlib.Path:
     return base
 
 
-def _check_version(version: int | None, base: pathlib.Path) -> None:
+def _choose_target(version: int | None, base: pathlib.Path) -> pathlib.Path:
+    taken = list_versions(base)
     if version is None:
-        return
+        return base / str(max(taken, default=0) + 1)
     # `True` is an int, too. TF Serving reads the number into 64 bits.
     if type(version) is not int or not 1 <= version < 2**63:
         raise ValueError(
             "`version` must be an integer from 1, or None for the next one. "
             f"Received: version={version!r}."
         )
-    if version in list_versions(base):
+    if version in taken:
         raise FileExistsError(
             f"The version exists in {str(base)!r}. Choose another one, or None for the "
             f"next one. Received: version={version!r}."
         )
-
-
-@contextlib.contextmanager
-def _unfinished_folder(base: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields a hidden folder in `base`, locked, and removes it unless it is renamed."""
-    base.mkdir(parents=True, exist_ok=True)
-    with lock(base / ".lock"):
-        # Killed exports leave such folders, some of them from `atomic_write`.
-        for folder in base.glob(".unfinished-*"):
-            shutil.rmtree(folder, ignore_errors=True)
-        unfinished = base / f".unfinished-{uuid.uuid4().hex}"
-        unfinished.mkdir()
-        try:
-            yield unfinished
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+    return base / str(version)
 
 
 def _run_tensorflow_process(

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from google.protobuf.message import DecodeError
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
@@ -63,23 +62,15 @@ def write_warmup_requests(folder: pathlib.Path, functions: dict[str, Any]) -> No
 
 def read_warmup_requests(folder: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields the warm-up requests of a version, as (signature, arrays by argument)."""
-    path = folder / WARMUP_FILE
-    try:
-        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
-            log = PredictionLog.FromString(record)
-            if not log.HasField("predict_log") and not log.HasField("classify_log"):
-                raise DecodeError("it is no Predict or Classify request")
-            if log.HasField("predict_log"):
-                request = log.predict_log.request
-                inputs = {k: tf.make_ndarray(x) for k, x in request.inputs.items()}
-            else:
-                request = log.classify_log.request
-                examples = request.input.example_list.examples
-                strings = [x.SerializeToString() for x in examples]
-                inputs = {"inputs": np.array(strings, object)}
-            yield request.model_spec.signature_name, inputs
-    except (tf.errors.OpError, DecodeError) as error:
-        raise ValueError(
-            f"A warm-up request is damaged: {error}. Export the model again. "
-            f"Received: path={str(path)!r}."
-        ) from error
+    records = tf.data.TFRecordDataset(str(folder / WARMUP_FILE))
+    for record in records.as_numpy_iterator():
+        log = PredictionLog.FromString(record)
+        if log.HasField("classify_log"):
+            request = log.classify_log.request
+            examples = request.input.example_list.examples
+            strings = [example.SerializeToString() for example in examples]
+            inputs = {"inputs": np.array(strings, object)}
+        else:
+            request = log.predict_log.request
+            inputs = {k: tf.make_ndarray(x) for k, x in request.inputs.items()}
+        yield request.model_spec.signature_name, inputs

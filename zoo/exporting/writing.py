@@ -45,10 +45,10 @@ def write_version(
         except tf.errors.OpError as error:
             raise OSError(
                 f"The version cannot be written: {error.message}. "
-                f"Received: base_path={str(folder.parent)!r}."
+                f"Received: path={str(folder)!r}."
             ) from error
     else:
-        single = runtimes.in_float32(model)
+        single = in_float32(model)
         known = labels if format in runtimes.FORMATS_WITH_STRINGS else None
         function = signature_functions(single, known, is_softmax)["serving_default"]
         functions = {"serving_default": function}
@@ -57,6 +57,19 @@ def write_version(
             runtimes.write(format, function, saved_model, folder)
     (folder / "labels.txt").write_text("\n".join(labels) + "\n", "utf-8")
     _write_contract(folder, model, labels, format, functions)
+
+
+def in_float32(model: keras.Model) -> keras.Model:
+    """Returns the model, or a copy in float32, because runtimes round float16 apart."""
+    if all(layer.compute_dtype == "float32" for layer in model._flatten_layers()):
+        return model
+
+    def to_float32(layer: Any) -> Any:
+        return type(layer).from_config(layer.get_config() | {"dtype": "float32"})
+
+    copy = keras.models.clone_model(model, clone_function=to_float32, recursive=True)
+    copy.set_weights(model.get_weights())
+    return copy
 
 
 def _write_saved_model(

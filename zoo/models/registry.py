@@ -56,9 +56,6 @@ def create(name: str, **arguments: Any) -> "keras.Model":
         name: String. One of `list_models()`.
         **arguments: Arguments of the builder.
 
-    Returns:
-        The `keras.Model`.
-
     Raises:
         ValueError: If the model is unknown.
 
@@ -90,11 +87,6 @@ def default_arguments(name: str) -> dict[str, Any]:
 
     These are the arguments that precede `weights` in its signature, except for those
     that act in training alone. They describe its published weights, for every dataset.
-
-    Example:
-
-    >>> default_arguments("lenet5")
-    {'activation': 'relu', 'pooling_layer': 'max'}
     """
     parameters = inspect.signature(builder(name)).parameters.values()
     own = itertools.takewhile(lambda parameter: parameter.name != "weights", parameters)

@@ -110,10 +110,8 @@ def published() -> tuple[Weights, ...]:
 def find(model: str, name: str) -> Weights:
     """Finds a published weight of a model, or raises a `ValueError`.
 
-    Args:
-        model: String. Name of the model, e.g. `"lenet5"`.
-        name: String. `"mnist"` for the newest version, or `"mnist.v1"`. The name of
-            the model may come first: `"lenet5.mnist"`, `"lenet5.mnist.v1"`.
+    `"mnist"` is the newest version of `"mnist.v1"`, `"mnist.v2"`... The name of the
+    model may come first: `"lenet5.mnist"`.
     """
     for weights in reversed(published()):
         short = (weights.dataset, f"{weights.dataset}.v{weights.version}")

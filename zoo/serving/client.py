@@ -1,5 +1,6 @@
 """Client of TF Serving for models that `zoo.export` wrote."""
 
+import itertools
 import os
 import pathlib
 import random
@@ -19,10 +20,10 @@ STATUSES: dict[type[Exception], set[str | int]] = {
     TimeoutError: {"DEADLINE_EXCEEDED", 504},
 }
 ADVICE: dict[type[Exception], str] = {
-    ValueError: "Compare the images with `client.metadata()`.",
+    ValueError: "Compare the images with the signature in `export.json`.",
     LookupError: "Check `model` and `version`.",
     ConnectionError: "Check that the server is running and not overloaded.",
-    TimeoutError: "Increase `timeout` or `deadline`, or decrease `batch_size`.",
+    TimeoutError: "Increase `timeout` or decrease `batch_size`.",
     RuntimeError: "See the log of the server.",
 }
 
@@ -41,7 +42,6 @@ class Client:
         batch_size: Integer. Images per request. Defaults to 64.
         timeout: Float. Seconds to wait for the answer to one request; over REST, for
             each part of the answer. Defaults to 10.
-        deadline: Float. Seconds that a method may take in total. Defaults to 60.
         retries: Integer. Maximum number of retries per request. Defaults to 3.
 
     Raises:
@@ -63,7 +63,6 @@ class Client:
         *,
         batch_size: int = 64,
         timeout: float = 10.0,
-        deadline: float = 60.0,
         retries: int = 3,
     ) -> None:
         parts = urllib.parse.urlsplit(url)
@@ -77,8 +76,7 @@ class Client:
             raise ValueError(
                 f"`batch_size` must be at least 1. Received: batch_size={batch_size}."
             )
-        self.batch_size, self.retries = batch_size, retries
-        self.timeout, self.deadline = timeout, deadline
+        self.batch_size, self.timeout, self.retries = batch_size, timeout, retries
         # The URL may contain a password, which error messages must not show.
         host = parts.netloc.rpartition("@")[2]
         self._name = f"{model!r} at {parts.scheme}://{host}"
@@ -102,19 +100,18 @@ class Client:
             OSError: If a file cannot be read.
             LookupError: If the server does not have the model or the version.
             ConnectionError: If the server is overloaded or cannot be reached.
-            TimeoutError: If `timeout` or `deadline` has passed.
+            TimeoutError: If `timeout` has passed.
             RuntimeError: If the server fails or the model is not from `zoo.export`.
         """
         signature, name, batch = _to_batch(images)
-        end = time.monotonic() + self.deadline
-        predict, answers = self._connection.predict, []
+        answers = []
         # An empty array is sent, too: the server decides what to answer.
         for start in range(0, max(len(batch), 1), self.batch_size):
             part = batch[start : start + self.batch_size]
             if signature == "serving_bytes":
                 part = np.array([_read(file) for file in part], object)
             what = f"images[{start}:{start + len(part)}]"
-            answer = self._send(what, predict, signature, name, part, end=end)
+            answer = self._send(what, signature, name, part)
             if not isinstance(answer, dict) or not answer.keys() >= OUTPUTS.keys():
                 raise RuntimeError(
                     f"The model {self._name} must be one that `zoo.export` wrote. "
@@ -124,37 +121,6 @@ class Client:
         return {
             output: np.concatenate([np.asarray(x[output], dtype) for x in answers])
             for output, dtype in OUTPUTS.items()
-        }
-
-    def status(self) -> dict[int, str]:
-        """Returns the state of each version on the server; raises as `predict` does.
-
-        Returns:
-            A dict from version to state: `"START"`, `"LOADING"`, `"AVAILABLE"`,
-            `"UNLOADING"` or `"END"`, with the error if the version failed to load.
-        """
-        states = {}
-        for version in self._send("the status", self._connection.status):
-            reason = version.get("status", {}).get("error_message")
-            state = version["state"]
-            states[int(version["version"])] = f"{state}: {reason}" if reason else state
-        return states
-
-    def metadata(self) -> dict[str, Any]:
-        """Returns the model's signatures; raises as `predict` does.
-
-        Returns:
-            A dict as in `export.json`: `{signature: {"inputs": {name: {"dtype": ...,
-            "shape": [...]}}, "outputs": {...}}}`. None in a shape is any length.
-        """
-        answer = self._send("the metadata", self._connection.metadata)
-        return {
-            name: {
-                side: {key: _dtype_and_shape(x) for key, x in signature[side].items()}
-                for side in ("inputs", "outputs")
-            }
-            for name, signature in answer.items()
-            if not name.startswith("__")  # TensorFlow's internal signatures
         }
 
     def close(self) -> None:
@@ -167,28 +133,20 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _send(self, what: str, method: Any, *arguments: Any, end: float = 0) -> Any:
-        # The retries of urllib3 have no common deadline, and gRPC makes at most four.
-        attempt, end = 0, end or time.monotonic() + self.deadline
-        while True:
-            remaining = end - time.monotonic()
+    def _send(self, what: str, signature: str, name: str, batch: Any) -> Any:
+        for attempt in itertools.count():
             try:
-                if remaining <= 0:
-                    raise RequestError("DEADLINE_EXCEEDED", f"deadline={self.deadline}")
-                return method(*arguments, min(self.timeout, remaining))
+                return self._connection.predict(signature, name, batch, self.timeout)
             except RequestError as error:
                 status, message = error.args
             kinds = (kind for kind in STATUSES if status in STATUSES[kind])
             exception = next(kinds, RuntimeError)
-            pause = random.uniform(0, 0.1 * 2**attempt)
-            is_last = attempt >= self.retries or pause >= end - time.monotonic()
-            if exception is not ConnectionError or is_last:
+            if exception is not ConnectionError or attempt >= self.retries:
                 raise exception(
                     f"The request for {what} to {self._name} failed. "
                     f"{ADVICE[exception]} Received: {status}, {message}."
                 )
-            attempt += 1
-            time.sleep(pause)
+            time.sleep(random.uniform(0, 0.1 * 2**attempt))
 
 
 def _to_batch(images: Any) -> tuple[str, str, Any]:
@@ -209,11 +167,3 @@ def _to_batch(images: Any) -> tuple[str, str, Any]:
 
 def _read(file: str | bytes | os.PathLike[str]) -> bytes:
     return file if isinstance(file, bytes) else pathlib.Path(file).read_bytes()
-
-
-def _dtype_and_shape(tensor: dict[str, Any]) -> dict[str, Any]:
-    """Converts a `TensorInfo` message to the form of `export.json`."""
-    dtype = tensor["dtype"].removeprefix("DT_").lower()
-    dtype = "float32" if dtype == "float" else dtype
-    lengths = [int(dim["size"]) for dim in tensor["tensor_shape"]["dim"]]
-    return {"dtype": dtype, "shape": [None if x == -1 else x for x in lengths]}

@@ -2,7 +2,6 @@
 
 import base64
 import contextlib
-import functools
 import json
 import sys
 import types
@@ -18,11 +17,7 @@ OUTPUTS = {"probabilities": np.float32, "class_id": np.int64, "label": np.str_}
 
 GRPC_MODULES = (
     "grpc",
-    "google.protobuf.json_format",
     "tensorflow.core.framework.tensor_pb2",
-    "tensorflow_serving.apis.get_model_metadata_pb2",
-    "tensorflow_serving.apis.get_model_status_pb2",
-    "tensorflow_serving.apis.model_service_pb2_grpc",
     "tensorflow_serving.apis.predict_pb2",
     "tensorflow_serving.apis.prediction_service_pb2_grpc",
 )
@@ -39,6 +34,7 @@ class Rest:
         self._url = f"{url.geturl().rstrip('/')}/v1/models/{quote(model, safe='')}"
         if version is not None:
             self._url += f"/versions/{version}"
+        self._url += ":predict"
         self._session = requests.Session()
         self._session.headers["Content-Type"] = "application/json"
         self.close = self._session.close
@@ -48,26 +44,15 @@ class Rest:
         if signature == "serving_bytes":
             inputs = [{"b64": base64.b64encode(file).decode()} for file in inputs]
         body = json.dumps({"signature_name": signature, "inputs": {name: inputs}})
-        return self._send(":predict", "outputs", timeout, body)
-
-    def status(self, timeout: float) -> Any:
-        return self._send("", "model_version_status", timeout)
-
-    def metadata(self, timeout: float) -> Any:
-        metadata = self._send("/metadata", "metadata", timeout)
-        return metadata["signature_def"]["signature_def"]
-
-    def _send(self, path: str, key: str, timeout: float, body: str = "") -> Any:
-        url, method = self._url + path, "POST" if body else "GET"
         try:
-            response = self._session.request(method, url, data=body, timeout=timeout)
+            response = self._session.post(self._url, data=body, timeout=timeout)
         except requests.Timeout as error:
             raise RequestError("DEADLINE_EXCEEDED", error) from error
         except requests.RequestException as error:
             raise RequestError("UNAVAILABLE", error) from error
         with contextlib.suppress(ValueError, TypeError, KeyError):  # A proxy's page.
             if response.ok:
-                return response.json()[key]
+                return response.json()["outputs"]
         raise RequestError(response.status_code, " ".join(response.text[:2000].split()))
 
 
@@ -90,12 +75,8 @@ class Grpc:
         else:
             channel = apis.grpc.insecure_channel(url.netloc, options)
         self.close = channel.close
-        self._to_dict = functools.partial(
-            apis.json_format.MessageToDict, preserving_proto_field_name=True
-        )
-        self._models = apis.model_service_pb2_grpc.ModelServiceStub(channel)
         service = apis.prediction_service_pb2_grpc
-        self._predictions = service.PredictionServiceStub(channel)
+        self._predict = service.PredictionServiceStub(channel).Predict
 
     def predict(self, signature: str, name: str, batch: Any, timeout: float) -> Any:
         dtypes = {"O": "DT_STRING", "u": "DT_UINT8", "f": "DT_FLOAT"}
@@ -109,32 +90,15 @@ class Grpc:
         spec = self._spec | {"signature_name": signature}
         messages = self._apis.predict_pb2
         request = messages.PredictRequest(model_spec=spec, inputs={name: tensor})
-        answer = self._send(self._predictions.Predict, request, timeout)
+        try:
+            answer = self._predict(request, timeout=timeout)
+        except self._apis.grpc.RpcError as error:
+            raise RequestError(error.code().name, error.details()) from error
         return {
             output: _to_array(answer.outputs[output], dtype)
             for output, dtype in OUTPUTS.items()
             if output in answer.outputs
         }
-
-    def status(self, timeout: float) -> Any:
-        messages = self._apis.get_model_status_pb2
-        request = messages.GetModelStatusRequest(model_spec=self._spec)
-        answer = self._send(self._models.GetModelStatus, request, timeout)
-        return self._to_dict(answer)["model_version_status"]
-
-    def metadata(self, timeout: float) -> Any:
-        messages = self._apis.get_model_metadata_pb2
-        request = messages.GetModelMetadataRequest(
-            model_spec=self._spec, metadata_field=["signature_def"]
-        )
-        answer = self._send(self._predictions.GetModelMetadata, request, timeout)
-        return self._to_dict(answer.metadata["signature_def"])["signature_def"]
-
-    def _send(self, method: Any, request: Any, timeout: float) -> Any:
-        try:
-            return method(request, timeout=timeout)
-        except self._apis.grpc.RpcError as error:
-            raise RequestError(error.code().name, error.details()) from error
 
 
 CONNECTIONS: dict[str, type[Rest] | type[Grpc]]

@@ -19,14 +19,10 @@ class MultiWorkerStrategy(tf.distribute.MultiWorkerMirroredStrategy):
     Reference: [keras#20585](https://github.com/keras-team/keras/issues/20585)
     """
 
-    reduce_batch_logs = True
-
     def reduce(self, reduce_op: Any, value: Any, axis: int | None = None) -> Any:
         if isinstance(value, tuple | list | dict):
             return tf.nest.map_structure(self._local, value)
         if axis is not None and self._local(value).shape.rank == 0:
-            if not self.reduce_batch_logs:
-                return self._local(value)
             axis = None
         return super().reduce(reduce_op, value, axis=axis)
 
@@ -34,9 +30,7 @@ class MultiWorkerStrategy(tf.distribute.MultiWorkerMirroredStrategy):
         return tf.convert_to_tensor(self.experimental_local_results(value)[0])
 
 
-def strategy(
-    timeout: float = 20.0, *, reduce_batch_logs: bool = True
-) -> tf.distribute.Strategy:
+def strategy(timeout: float = 20.0) -> tf.distribute.Strategy:
     """Returns the strategy for the workers in `TF_CONFIG`.
 
     Call it before TensorFlow computes anything, then build, compile and fit under its
@@ -45,11 +39,6 @@ def strategy(
 
     Args:
         timeout: Float. Seconds to wait for the other workers. Defaults to 20.
-        reduce_batch_logs: Boolean. Whether the logs of a step are reduced over all
-            workers, which takes longer than the gradients of a small model. If not,
-            callbacks that act on them, such as `TerminateOnNaN`, make workers diverge.
-            The logs of an epoch are always reduced. The last call decides for the
-            process. Defaults to `True`.
 
     Returns:
         A `MultiWorkerStrategy`, or TensorFlow's current strategy for one worker.
@@ -69,7 +58,6 @@ def strategy(
         return tf.distribute.get_strategy()
     if cluster not in _connected:
         _connected[cluster] = _connect(*cluster, timeout)
-    _connected[cluster].reduce_batch_logs = reduce_batch_logs
     return _connected[cluster]
 
 
@@ -78,27 +66,21 @@ _connected: dict[Any, MultiWorkerStrategy] = {}
 
 
 def read_cluster(environment: Mapping[str, str]) -> tuple[tuple[str, ...], int] | None:
-    """Reads `TF_CONFIG` from an environment.
+    """Returns the `host:port` of all workers in `TF_CONFIG`, and the index of this one.
 
-    Returns:
-        A tuple of the `host:port` of all workers and the index of this one, or `None`
-        if `TF_CONFIG` is not set.
-
-    Raises:
-        ValueError: If `TF_CONFIG` is wrong.
+    Returns `None` if `TF_CONFIG` is not set, and raises a ValueError if it is wrong.
     """
     text = environment.get("TF_CONFIG", "")
     if not text.strip():
         return None
     try:
         config = json.loads(text)
-        jobs = config["cluster"]
-        task_type, index = config["task"]["type"], int(config["task"]["index"])
-        addresses = [*jobs.get("chief", []), *jobs.get("worker", [])]
-        if task_type == "worker":
-            index += len(jobs.get("chief", []))
+        jobs, task = config["cluster"], config["task"]
+        chiefs = jobs.get("chief", [])
+        addresses = [*chiefs, *jobs.get("worker", [])]
+        index = int(task["index"]) + (len(chiefs) if task["type"] == "worker" else 0)
         is_valid = (
-            task_type in jobs.keys() <= {"chief", "worker"}
+            task["type"] in jobs.keys() <= {"chief", "worker"}
             and 0 <= index < len(addresses) == len(set(addresses))
             and all(host and 0 < port < 65536 for host, port in map(_split, addresses))
         )

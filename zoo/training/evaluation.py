@@ -95,7 +95,7 @@ def load_training_data(
     if isinstance(dataset, str):
         load = functools.partial(load_dataset, dataset, as_="numpy", data_dir=data_dir)
         images, labels = load(split=split)
-        classes = len(dataset_info(dataset, data_dir=data_dir).classes)
+        classes = len(dataset_info(dataset).classes)
         if validation_data is None and split == "train":
             validation_data = load(split="validation")
     else:

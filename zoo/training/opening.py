@@ -14,46 +14,28 @@ if TYPE_CHECKING:
 
 
 def open_model(
-    name: str,
-    file: PathLike | None = None,
-    dataset: str | None = None,
-    data_dir: PathLike | None = None,
+    name: PathLike, dataset: str | None = None, data_dir: PathLike | None = None
 ) -> "tuple[keras.Model, str]":
     """Builds a model with trained weights; returns it and the name of its dataset.
 
-    `name` is that of published weights, or the path of a weights file, or, if `file` is
-    given, the name of a model. The `run.json` beside a weights file of `zoo.train`
-    names its model and dataset; for any other file, give both. A `dataset` that is
-    given is returned; `model.categories` are always the labels of the training data.
-
-    Example:
-
-    >>> model, dataset = open_model("lenet5.mnist")
-    >>> model.name, dataset
-    ('lenet5', 'mnist')
+    `name` is that of published weights, or the path of a weights file of `zoo.train`:
+    the `run.json` beside it names its model and dataset. A `dataset` that is given is
+    returned; `model.categories` are always the labels of the training data.
     """
-    if is_path(name) and file is None:
-        name, file = "", name
-    if file is None:
-        card = get_weights(name)
+    if not is_path(name):
+        card = get_weights(str(name))
         return create(card.model, weights=card), dataset or card.dataset
-    recipe = read_run(file).get("recipe", {})
-    trained = recipe.get("model") or name
-    if name not in ("", trained):
-        raise ValueError(
-            f"The weights file belongs to the model {trained!r}. Received: "
-            f"name={name!r}, file={file!r}."
-        )
+    recipe = read_run(name).get("recipe", {})
     trained_on = recipe.get("dataset") or dataset
-    if not trained or not trained_on:
+    if not recipe.get("model") or not trained_on:
         raise FileNotFoundError(
-            "No run.json beside the weights file names its model and its dataset. Give "
-            "both (on the command line, the model, --weights FILE and --dataset NAME). "
-            f"Received: file={file!r}."
+            "No run.json beside the weights file names its model and its dataset. In "
+            "Python, `zoo.create(model, weights=file)` loads any weights file. "
+            f"Received: file={str(name)!r}."
         )
-    info = dataset_info(trained_on, data_dir=data_dir)
-    shape, arguments = info.image_shape, recipe.get("arguments") or {}
-    model = create(trained, weights=pathlib.Path(file), input_shape=shape, **arguments)
+    info = dataset_info(trained_on)
+    arguments = {"input_shape": info.image_shape, **(recipe.get("arguments") or {})}
+    model = create(recipe["model"], weights=pathlib.Path(name), **arguments)
     model.categories = info.classes
     return model, dataset or trained_on
 

@@ -15,10 +15,11 @@ from zoo.data.catalog import DatasetInfo, PathLike
 from zoo.data.datasets import dataset_info, load_dataset
 from zoo.files import atomic_write, sha256
 from zoo.models.inspection import count_flops
-from zoo.models.registry import TRAINING_ARGUMENTS, create, default_arguments
-from zoo.models.weight_files import load_layers, read_layers, save_float16
+from zoo.models.registry import TRAINING_ARGUMENTS, default_arguments
+from zoo.models.weight_files import save_float16
 from zoo.models.weights import PUBLISHED, Weights, published
 from zoo.training.evaluation import evaluate
+from zoo.training.opening import open_model
 from zoo.training.recipes import Recipe, load_recipe
 from zoo.training.run import train
 
@@ -52,8 +53,8 @@ def publish(
         The `Weights`, whose file and card are now in `zoo/published`.
 
     Raises:
-        ValueError: If the seeds are not two or more different integers, the recipe
-            changes the architecture, or the dataset has no test split.
+        ValueError: If there are fewer than two different seeds, the recipe changes the
+            architecture, or the dataset has no test split.
         FileExistsError: If this id is published from another recipe or first seed.
     """
     if len(seeds) < 2 or len(set(seeds)) < len(seeds):
@@ -72,20 +73,17 @@ def publish(
     _check_not_replaced(recipes[0])
     # Errors in the data are found before hours of training.
     test = load_dataset(spec.dataset, "test", as_="numpy", data_dir=data_dir)
-    info = dataset_info(spec.dataset, data_dir=data_dir)
+    info = dataset_info(spec.dataset)
     folders = [pathlib.Path(runs_dir) / spec.id / f"seed{seed}" for seed in seeds]
     options: dict[str, Any] = {"split": "train+validation", "resume": True}
     options |= {"data_dir": data_dir, "verbose": verbose}
     for seeded, folder in zip(recipes, folders, strict=True):
         train(spec.model, spec.dataset, seeded, output_dir=folder, **options)
 
-    shapes = {"input_shape": info.image_shape, "classes": len(info.classes)}
-    model = create(spec.model, **shapes, **spec.arguments)
     scores = []
     for folder in reversed(folders):  # The first, which is published, comes last.
-        layers = read_layers(folder / "trained.weights.h5")
-        rounded = {k: [a.astype("float16") for a in v] for k, v in layers.items()}
-        load_layers(model, rounded, source=folder)
+        model, _ = open_model(folder / "trained.weights.h5", data_dir=data_dir)
+        model.set_weights([array.astype("float16") for array in model.get_weights()])
         scores.append(evaluate(model, test))
     accuracies = [score["accuracy"] for score in scores]
     metrics = {
@@ -105,11 +103,11 @@ def publish(
 def _check_architecture(recipe: Recipe) -> dict[str, Any]:
     """Returns the architecture arguments, which the recipe must not change."""
     # TOML has lists where signatures have tuples.
-    both = [default_arguments(recipe.model), recipe.arguments]
-    defaults, given = map(dict, json.loads(json.dumps(both)))
+    text = json.dumps(default_arguments(recipe.model))
+    defaults: dict[str, Any] = json.loads(text)
     changed = {
         name: value
-        for name, value in given.items()
+        for name, value in recipe.arguments.items()
         if name not in TRAINING_ARGUMENTS and (name, value) not in defaults.items()
     }
     if changed:
@@ -123,17 +121,14 @@ def _check_architecture(recipe: Recipe) -> dict[str, Any]:
 
 def _check_not_replaced(recipe: Recipe) -> None:
     """Refuses to replace published weights, except by the same recipe and seed."""
-    path = PUBLISHED / f"{recipe.id}.json"
-    if not path.exists():
-        return
-    card = Weights.from_json(path.read_text("utf-8"))
-    earlier = Recipe.from_dict(card.recipe)
-    if recipe != earlier:
-        raise FileExistsError(
-            f"{card.id!r} is published from another recipe or first seed, and is not "
-            "replaced: raise `version` in a new recipe file. "
-            f"Expected: {earlier}. Received: recipe={recipe}."
-        )
+    for card in published():
+        earlier = Recipe.from_dict(card.recipe)
+        if card.id == recipe.id and earlier != recipe:
+            raise FileExistsError(
+                f"{card.id!r} is published from another recipe or first seed, and is "
+                "not replaced: raise `version` in a new recipe file. "
+                f"Expected: {earlier}. Received: recipe={recipe}."
+            )
 
 
 def _write(

@@ -19,7 +19,6 @@ from zoo.callbacks import ExactResume, GradientNorms, ShuffledBatches
 from zoo.callbacks.resume.replicas import gather, is_chief, process_place
 from zoo.data.augmentation import distort
 from zoo.data.catalog import PathLike
-from zoo.errors import require
 from zoo.files import atomic_write
 from zoo.models.registry import create
 from zoo.training.evaluation import ArrayPair, TrainingData, load_training_data
@@ -69,11 +68,9 @@ def train(
     epochs: int | None = None,
     batch_size: int | None = None,
     output_dir: PathLike | None = None,
-    checkpoint_dir: PathLike | None = None,
     save_freq: int | str = "epoch",
     resume: bool = False,
     gradient_norms: bool = False,
-    tensorboard: bool = False,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     data_dir: PathLike | None = None,
     verbose: Any = "auto",
@@ -99,10 +96,9 @@ def train(
         seed: Integer. Defaults to the recipe's.
         epochs: Integer. Defaults to the recipe's.
         batch_size: Integer. Images per step. Defaults to the recipe's.
-        output_dir: Path. Folder for `log.csv`, `run.json` (a description of the run)
-            and, at the end, `trained.weights.h5`. Defaults to `None`.
-        checkpoint_dir: Path. Folder for checkpoints (see `zoo.callbacks.ExactResume`).
-            Defaults to `checkpoint` in `output_dir`.
+        output_dir: Path. Folder for `log.csv`, `run.json` (a description of the run),
+            checkpoints of `zoo.callbacks.ExactResume` in `checkpoint` and, at the end,
+            `trained.weights.h5`. Defaults to `None`.
         save_freq: `"epoch"`, or integer: also save a checkpoint after that many steps.
             Defaults to `"epoch"`.
         resume: Boolean. Whether to resume from the newest checkpoint, if there is one.
@@ -110,8 +106,6 @@ def train(
             run. Defaults to `False`: a folder with a checkpoint is refused.
         gradient_norms: Boolean. Whether to record the gradient norm of each layer at
             each step, in `gradient_norms.csv` in `output_dir`. Defaults to `False`.
-        tensorboard: Boolean. Whether to write TensorBoard logs to `output_dir`.
-            Defaults to `False`.
         callbacks: Sequence of Keras callbacks. Defaults to none.
         data_dir: Path. Folder of the prepared datasets. Defaults to TFDS' folder.
         verbose: As in `keras.Model.fit`. Defaults to `"auto"`.
@@ -123,7 +117,6 @@ def train(
         ValueError: If an argument or the recipe is wrong, the recipe is for another
             model, or the checkpoint belongs to another run.
         FileExistsError: If there is a checkpoint and `resume` is false.
-        ImportError: If `tensorboard` is true and the package is not installed.
 
     Example:
 
@@ -132,10 +125,8 @@ def train(
     ['accuracy', 'loss', 'val_accuracy', 'val_loss']
     """
     folder = pathlib.Path(output_dir) if output_dir is not None else None
-    if tensorboard:
-        _check_tensorboard(folder)
-    checkpoint_dir = find_checkpoint_dir(folder, checkpoint_dir, resume)
-    scope = _strategy_scope(model, callbacks)
+    check_output_dir(folder, resume)
+    scope = _strategy_scope(model)
     data = load_training_data(dataset, split, validation_data, data_dir)
     given = {"seed": seed, "epochs": epochs, "batch_size": batch_size}
     recipe = _complete_recipe(recipe, model, dataset, data.images, given)
@@ -147,11 +138,11 @@ def train(
         compile_model(model, recipe, batches.steps_per_epoch)
     if not is_chief(model):  # Of several workers, the chief alone writes.
         folder, verbose = None, 0
-    recorder, hooks = _make_callbacks(callbacks, folder, gradient_norms, tensorboard)
+    recorder, hooks = _make_callbacks(callbacks, folder, gradient_norms)
     saving: Any = contextlib.nullcontext()
-    if checkpoint_dir is not None:
+    if output_dir is not None:
         checkpoint = ExactResume(
-            checkpoint_dir,
+            pathlib.Path(output_dir, "checkpoint"),
             save_freq=save_freq,
             callbacks=hooks,
             data=batches,
@@ -160,43 +151,36 @@ def train(
         if folder and not checkpoint.has_checkpoint():
             _start_folder(folder, description)
         hooks, saving = [*hooks, checkpoint], checkpoint.saving_when_stopped()
-
     started = time.perf_counter()
     with saving, _closing_files(hooks):
-        history = _fit(model, batches, data, recipe, hooks, verbose)
+        history = model.fit(
+            batches,
+            epochs=recipe.epochs,
+            steps_per_epoch=batches.steps_per_epoch,
+            validation_data=data.validation,
+            validation_batch_size=1000,
+            shuffle=False,
+            callbacks=hooks,
+            verbose=verbose,
+        )
     seconds = time.perf_counter() - started
-    if folder:
-        _save_weights(model, folder / "trained.weights.h5")
-    gather(model, np.zeros(1))  # All workers wait until the chief has written.
+    _save_weights(model, folder)
     return Report(model, recipe, dict(history.history), seconds, folder, recorder)
 
 
-def _check_tensorboard(folder: pathlib.Path | None) -> None:
-    require("tensorboard", "tensorboard", "`tensorboard=True`")
-    if folder is None:
-        raise ValueError("`tensorboard` needs a folder. Received: output_dir=None.")
-
-
-def find_checkpoint_dir(
-    output_dir: pathlib.Path | None, checkpoint_dir: PathLike | None, resume: bool
-) -> PathLike | None:
-    """Returns the folder for checkpoints, or `None` for a run without them."""
-    if checkpoint_dir is None and output_dir is not None:
-        checkpoint_dir = output_dir / "checkpoint"
-    if checkpoint_dir is None and resume:
+def check_output_dir(folder: pathlib.Path | None, resume: bool) -> None:
+    """Raises an error if a run cannot start, or cannot be resumed, in a folder."""
+    if resume and folder is None:
         raise ValueError("`resume` needs a folder. Received: output_dir=None.")
-    if checkpoint_dir and not resume and ExactResume(checkpoint_dir).has_checkpoint():
+    if folder and not resume and ExactResume(folder / "checkpoint").has_checkpoint():
         raise FileExistsError(
             "The folder holds the checkpoint of another run. Resume that run "
             "(`resume=True`, on the command line --resume), or choose another "
-            f"`output_dir` (--output). Received: checkpoint_dir={checkpoint_dir}."
+            f"`output_dir` (--output). Received: output_dir={folder}."
         )
-    return checkpoint_dir
 
 
-def _strategy_scope(
-    model: str | keras.Model, callbacks: Sequence[keras.callbacks.Callback]
-) -> Any:
+def _strategy_scope(model: str | keras.Model) -> Any:
     """Returns the scope in which a model that several workers train is compiled."""
     on_tensorflow = keras.backend.backend() == "tensorflow"
     if not on_tensorflow and not os.environ.get("TF_CONFIG"):
@@ -204,8 +188,7 @@ def _strategy_scope(
     from zoo.training import distributed  # It imports TensorFlow.
 
     if on_tensorflow and isinstance(model, str):
-        # The callbacks of `train` itself do not read the logs of a step.
-        return distributed.strategy(reduce_batch_logs=bool(callbacks)).scope()
+        return distributed.strategy().scope()
     strategy = getattr(model, "distribute_strategy", None)
     addresses, _ = distributed.read_cluster(os.environ) or ((), 0)
     is_shared = strategy and strategy.num_replicas_in_sync > 1
@@ -288,40 +271,16 @@ def _make_callbacks(
     callbacks: Sequence[keras.callbacks.Callback],
     folder: pathlib.Path | None,
     gradient_norms: bool,
-    tensorboard: bool,
 ) -> tuple[GradientNorms | None, list[keras.callbacks.Callback]]:
     """Returns the recorder of gradient norms, or `None`, and all callbacks."""
-    hooks = list(callbacks)
-    recorder = None
+    hooks, recorder = list(callbacks), None
     if gradient_norms:
         recorder = GradientNorms(csv=folder / "gradient_norms.csv" if folder else None)
         hooks.append(recorder)
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
         hooks.append(keras.callbacks.CSVLogger(folder / "log.csv", append=True))
-        if tensorboard:
-            hooks.append(keras.callbacks.TensorBoard(folder / "tensorboard"))
     return recorder, hooks
-
-
-def _fit(
-    model: keras.Model,
-    batches: ShuffledBatches,
-    data: TrainingData,
-    recipe: Recipe,
-    callbacks: list[keras.callbacks.Callback],
-    verbose: Any,
-) -> keras.callbacks.History:
-    return model.fit(
-        batches,
-        epochs=recipe.epochs,
-        steps_per_epoch=batches.steps_per_epoch,
-        validation_data=data.validation,
-        validation_batch_size=1000,
-        shuffle=False,
-        callbacks=callbacks,
-        verbose=verbose,
-    )
 
 
 def _start_folder(folder: pathlib.Path, description: dict[str, Any]) -> None:
@@ -351,14 +310,16 @@ def _closing_files(hooks: list[keras.callbacks.Callback]) -> Iterator[None]:
                 file.close()
 
 
-def _save_weights(model: keras.Model, path: pathlib.Path) -> None:
-    """Writes the weights and the state of the optimizer atomically."""
-    # While it saves, Keras creates an optimizer. Under a distribution, all processes
-    # would have to take part in that.
-    distribution = keras.distribution.distribution()
-    keras.distribution.set_distribution(None)
-    try:
-        with atomic_write(path) as unfinished:
-            model.save_weights(unfinished)
-    finally:
-        keras.distribution.set_distribution(distribution)
+def _save_weights(model: keras.Model, folder: pathlib.Path | None) -> None:
+    """Writes the weights and the state of the optimizer; all workers wait for it."""
+    if folder:
+        # While it saves, Keras creates an optimizer. Under a distribution, all
+        # processes would have to take part in that.
+        distribution = keras.distribution.distribution()
+        keras.distribution.set_distribution(None)
+        try:
+            with atomic_write(folder / "trained.weights.h5") as unfinished:
+                model.save_weights(unfinished)
+        finally:
+            keras.distribution.set_distribution(distribution)
+    gather(model, np.zeros(1))

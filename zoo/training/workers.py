@@ -7,16 +7,15 @@ import os
 import pathlib
 import sys
 import tempfile
-from typing import Any, cast
+from typing import Any
 
 import keras
 
 from zoo.data.catalog import DatasetUnavailableError, PathLike
-from zoo.data.datasets import dataset_info
 from zoo.errors import require
-from zoo.models.registry import create
+from zoo.training.opening import open_model
 from zoo.training.recipes import Recipe, load_recipe
-from zoo.training.run import Report, find_checkpoint_dir, train
+from zoo.training.run import Report, check_output_dir, train
 
 
 def train_on_workers(
@@ -64,12 +63,11 @@ def train_on_workers(
     """
     _check_arguments(workers, model, dataset)
     folder = pathlib.Path(output_dir).absolute()
-    find_checkpoint_dir(folder, options.get("checkpoint_dir"), resume)
+    check_output_dir(folder, resume)
     if recipe is not None and not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe)
-    for name in ("checkpoint_dir", "data_dir"):  # Workers run in other folders.
-        if options.get(name) is not None:
-            options[name] = pathlib.Path(options[name]).absolute()
+    if options.get("data_dir") is not None:  # Workers run in other folders.
+        options["data_dir"] = pathlib.Path(options["data_dir"]).absolute()
     options |= {"output_dir": folder, "resume": True}
     arguments = {"model": model, "dataset": dataset, "recipe": recipe, **options}
     folder.mkdir(parents=True, exist_ok=True)
@@ -79,10 +77,8 @@ def train_on_workers(
         outcome = _run_workers(workers, arguments, max_failures)
     if isinstance(outcome, Exception):
         raise outcome
-    info = dataset_info(dataset, data_dir=options.get("data_dir"))
-    shapes = {"input_shape": info.image_shape, "classes": len(info.classes)}
     path = folder / "trained.weights.h5"
-    trained = create(model, weights=path, **shapes, **outcome.recipe.arguments)
+    trained, _ = open_model(path, data_dir=options.get("data_dir"))
     return dataclasses.replace(outcome, model=trained)
 
 
@@ -115,20 +111,17 @@ def _run_workers(
     import ray.train
     from ray.train.tensorflow import TensorflowTrainer
 
-    with contextlib.ExitStack() as stack:
-        # Ray needs a folder that every worker can write.
-        storage = stack.enter_context(
-            tempfile.TemporaryDirectory(dir=arguments["output_dir"], prefix=".ray-")
+    connection: Any = contextlib.nullcontext()
+    if not ray.is_initialized():
+        local = {"address": "local", "num_cpus": workers, "include_dashboard": False}
+        connection = ray.init(
+            **({} if "RAY_ADDRESS" in os.environ else local),
+            logging_config=ray.LoggingConfig(log_level="ERROR"),
+            runtime_env={"env_vars": variables},
         )
-        if not ray.is_initialized():
-            cores = max(workers, os.cpu_count() or 1)
-            local = {"address": "local", "num_cpus": cores, "include_dashboard": False}
-            ray.init(
-                **({} if "RAY_ADDRESS" in os.environ else local),
-                logging_config=ray.LoggingConfig(log_level="ERROR"),
-                runtime_env={"env_vars": variables},
-            )
-            stack.callback(ray.shutdown)
+    folder = arguments["output_dir"]
+    # Ray needs a folder that every worker can write.
+    with connection, tempfile.TemporaryDirectory(dir=folder, prefix=".ray-") as storage:
         resources = ray.cluster_resources()
         if (cpus := resources.get("CPU", 0)) < workers:
             raise ValueError(
@@ -148,12 +141,13 @@ def _run_workers(
             ),
         )
         try:
-            return cast("Report | Exception", trainer.fit().return_value)
+            outcome: Report | Exception = trainer.fit().return_value
         except ray.train.TrainingFailedError as error:
             raise RuntimeError(
                 f"The workers failed too often: {error}. Received: "
                 f"max_failures={max_failures}."
             ) from error
+    return outcome
 
 
 def _work(arguments: dict[str, Any]) -> Report | Exception:

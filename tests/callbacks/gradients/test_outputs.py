@@ -42,12 +42,12 @@ def test_the_file_grows_at_the_end_of_each_epoch(model, points, tmp_path):
     path = tmp_path / "norms.csv"
     lengths = []
     look = keras.callbacks.LambdaCallback(
-        on_epoch_end=lambda epoch, logs: lengths.append(len(pd.read_csv(path, sep=";")))
+        on_epoch_end=lambda epoch, logs: lengths.append(len(pd.read_csv(path)))
     )
-    gradients = GradientNorms(csv=path, separator=";")
+    gradients = GradientNorms(csv=path)
     fit(model, points, gradients, look, epochs=3)
     assert lengths == [6, 12, 18]
-    table = pd.read_csv(path, sep=";")
+    table = pd.read_csv(path)
     np.testing.assert_array_equal(table["hidden"], gradients.history["hidden"])
     np.testing.assert_array_equal(table["step"], range(18))
 
@@ -66,10 +66,28 @@ def test_the_file_has_the_rows_before_a_step_that_fails(model, points, tmp_path)
         assert len(pd.read_csv(path)) == 3
 
 
+def test_a_file_that_cannot_be_written_fails_before_the_first_step(
+    model, points, tmp_path
+):
+    gradients = GradientNorms(csv=tmp_path / "nowhere" / "norms.csv")
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        fit(model, points, gradients)
+    with (
+        pytest.raises(FileNotFoundError, match="nowhere"),
+        gradients.watch(model.optimizer, model),
+    ):
+        pass
+    assert len(gradients.steps) == 0
+
+
 @pytest.mark.skipif(BACKEND == "torch", reason="draws the data outside of the step")
-def test_a_file_that_cannot_be_written_hides_no_error_of_the_step(model, points):
-    with pytest.warns(UserWarning, match="cannot write.*nowhere"):
-        fit_until_error(model, points, GradientNorms(csv="nowhere/x"))
+def test_a_full_disk_hides_no_error_of_the_step(model, points, tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("zoo.callbacks.gradients.outputs.write_csv", full)
+    with pytest.warns(UserWarning, match="cannot write.*No space left"):
+        fit_until_error(model, points, GradientNorms(csv=tmp_path / "norms.csv"))
 
 
 PROGRAM = """
@@ -100,15 +118,18 @@ def test_an_interrupted_program_leaves_the_rows_in_the_file(tmp_path):
     np.testing.assert_array_equal(pd.read_csv(path)["step"], range(4))
 
 
-def test_appending_to_a_file(model, points, tmp_path):
+def test_another_record_replaces_the_file(model, points, tmp_path):
     path = tmp_path / "norms.csv"
-    for append, length in ((False, 6), (True, 12), (False, 6)):
-        fit(model, points, GradientNorms(csv=path, append=append))
-        assert len(pd.read_csv(path)) == length
-    path.write_text("epoch,loss\n0,1\n")
-    with pytest.raises(ValueError, match=r"Received: epoch,loss\."):
-        fit(model, points, GradientNorms(csv=path, append=True))
-    assert path.read_text("utf-8") == "epoch,loss\n0,1\n"
+    gradients = GradientNorms(csv=path)
+    fit(model, points, gradients, epochs=2)
+    state = gradients.get_state()
+    fit(model, points, gradients)
+    assert len(pd.read_csv(path)) == 18
+    gradients.set_state(state)
+    fit(model, points, gradients)
+    np.testing.assert_array_equal(pd.read_csv(path)["step"], range(18))
+    fit(model, points, GradientNorms(csv=path))
+    np.testing.assert_array_equal(pd.read_csv(path)["step"], range(6))
 
 
 def test_epoch_means_reach_the_callbacks_that_come_later(model, points, tmp_path):
@@ -133,14 +154,13 @@ def test_a_finding_of_this_fit_ends_training(model, points):
     assert fit(model, points, gradients, epochs=3).epoch == [0, 1, 2]
 
 
-@pytest.mark.parametrize("append", [False, True])
 @pytest.mark.parametrize(
     "duplicate", [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))]
 )
-def test_copies_and_pickles_go_on(duplicate, append, model, points, tmp_path):
+def test_copies_and_pickles_go_on(duplicate, model, points, tmp_path):
     path = tmp_path / "norms.csv"
     log_dir = tmp_path if BACKEND == "tensorflow" else None
-    gradients = GradientNorms(csv=path, append=append, log_dir=log_dir)
+    gradients = GradientNorms(csv=path, log_dir=log_dir)
     fit(model, points, duplicate(gradients))
     assert len(gradients.steps) == 0
     path.unlink()
@@ -156,7 +176,7 @@ def test_copies_and_pickles_go_on(duplicate, append, model, points, tmp_path):
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="writes with TensorFlow")
-@pytest.mark.parametrize("update_freq", ["batch", 2, "epoch"])
+@pytest.mark.parametrize("update_freq", ["batch", "epoch"])
 def test_tensorboard_receives_scalars_and_a_histogram(
     update_freq, model, points, tmp_path
 ):
@@ -166,10 +186,18 @@ def test_tensorboard_receives_scalars_and_a_histogram(
     hidden = gradients.history["hidden"]
     expected = {
         "batch": list(enumerate(hidden)),
-        2: list(enumerate(hidden))[::2],
         "epoch": [(0, hidden[:6].mean()), (1, hidden[6:].mean())],
     }[update_freq]
     np.testing.assert_allclose(events["gradient_norm/hidden"], expected, rtol=1e-6)
     histogram = events["log10_gradient_norm"]
     assert [step for step, _ in histogram] == [step for step, _ in expected]
     assert histogram[0][1][:, 2].sum() == 2  # one count per layer
+
+
+@pytest.mark.parametrize("package", ["tensorflow", "tensorboard"])
+def test_tensorboard_needs_its_packages(package, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(
+        ImportError, match=r"pip install .*\[tensorboard\]`\. Received: "
+    ):
+        GradientNorms(log_dir=tmp_path)

@@ -3,10 +3,12 @@
 import matplotlib.figure
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 from references import record_of
 
 from zoo.callbacks.gradients.diagnosis import Diagnosis, diagnose
-from zoo.callbacks.gradients.plotting import MOST_COLUMNS, plot
+from zoo.callbacks.gradients.plotting import MOST_COLUMNS, NON_FINITE, ZERO, plot
+from zoo.callbacks.gradients.record import Column, Layout
 
 
 @pytest.mark.parametrize(
@@ -37,6 +39,19 @@ def test_the_picture_of_a_long_run_keeps_a_single_bad_step():
     norms = np.ones((10 * MOST_COLUMNS, 1))
     norms[1234] = np.nan
     axes = plot(record_of(norms), Diagnosis()).axes[0]
-    norms, bad = (mesh.get_array() for mesh in axes.collections)
-    assert norms.shape == (1, MOST_COLUMNS)
-    np.testing.assert_array_equal(np.flatnonzero(~np.ma.getmaskarray(bad)), [123])
+    (mesh,) = axes.collections
+    assert mesh.get_array().shape == (1, MOST_COLUMNS)
+    colors = [to_hex(color) for color in mesh.to_rgba(mesh.get_array())[0]]
+    assert [i for i, color in enumerate(colors) if color == NON_FINITE] == [123]
+
+
+def test_zero_infinity_and_absence_have_colors_of_their_own():
+    record = record_of(np.array([[1.0, 0.0], [2.0, 1.0]]))
+    other = Layout("other", (Column("other", "kernel", 2),), ((9, 0),), False)
+    record.add(other, np.array([2]), np.array([[np.inf]]))
+    (mesh,) = plot(record, Diagnosis()).axes[0].collections
+    colors = mesh.to_rgba(mesh.get_array())
+    assert to_hex(colors[1, 0]) == to_hex(ZERO)
+    assert to_hex(colors[2, 2]) == NON_FINITE
+    absent = np.array([[0, 0, 1], [0, 0, 1], [1, 1, 0]])
+    np.testing.assert_array_equal(colors[..., 3] == 0, absent)

@@ -28,8 +28,6 @@ SAMPLE = ["train", "lenet5", "--dataset", "digits-sample"]
         (["evaluate", "lenet5"], 2, "'mnist'"),
         (["evaluate", "lenet5.mnist", "--dataset", "digits-sample"], 1, "'test'"),
         (["evaluate", "none.weights.h5"], 2, "none.weights.h5"),
-        (["evaluate", "bad.toml", "--weights", "bad.toml"], 2, "Unknown model"),
-        (["evaluate", "lenet5", "--weights", "none.h5"], 2, "none.h5"),
         (["predict", "x.png", "--weights", "lenet5.minst"], 2, "Did you mean 'mnist'"),
         (["predict", "nowhere"], 1, "nowhere"),
         (["predict", "."], 1, "PNG or JPEG"),

@@ -28,10 +28,6 @@ def test_every_published_weight_answers_as_published(tour):
         assert row["weights"] == card.id
         assert row["outputs"] == "as published"
         assert row["test accuracy"] == f"{card.metrics['accuracy']:.2%}"
-        if card.dataset == "mnist":
-            assert 95 < float(row["on 5,000 digits"].rstrip("%")) <= 100
-        else:
-            assert row["on 5,000 digits"] == "(clothes)"
 
 
 def test_the_table_shows_the_vanishing_gradient(tour):
@@ -48,16 +44,14 @@ def test_the_table_shows_the_vanishing_gradient(tour):
     assert "DeepMLP, sigmoid: vanishing gradient at dense1" in printed
 
 
-def test_the_figure_shows_all_four(tour):
-    folder, _, _ = tour
-    with Image.open(folder / "gradients.png") as figure:
-        pixels = np.asarray(figure.convert("RGB"))
-    height, width, _ = pixels.shape
-    for rows in (slice(height // 2), slice(height // 2, None)):
-        for columns in (slice(width // 2), slice(width // 2, width * 9 // 10)):
-            panel = pixels[rows, columns].reshape(-1, 3)
-            gray = (panel == panel[:, :1]).all(axis=1)
-            assert (~gray).mean() > 0.4
+def test_each_model_has_a_figure(tour):
+    folder, printed, _ = tour
+    for name in ("ShallowMLP", "DeepMLP-sigmoid", "DeepMLP", "LeNet5"):
+        figure = folder / f"{name}.png"
+        assert str(figure) in printed
+        with Image.open(figure) as image:
+            pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
+        assert (pixels != pixels[:, :1]).any(axis=1).mean() > 0.3
 
 
 def test_the_export_answers_as_the_model(tour):

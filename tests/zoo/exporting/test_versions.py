@@ -306,13 +306,14 @@ def test_an_export_waits_and_takes_the_next_number(
 
 def test_no_version_is_replaced(folder, tmp_path, monkeypatch):
     """Another program, which knows no lock, publishes in the last moment."""
-    rename = os.rename
+    replace = os.replace
 
-    def rename_after_a_rival(source, target):
-        shutil.copytree(folder, target)
-        rename(source, target)
+    def replace_after_a_rival(source, target):
+        if target.name == "1":
+            shutil.copytree(folder, target)
+        replace(source, target)
 
-    monkeypatch.setattr(os, "rename", rename_after_a_rival)
+    monkeypatch.setattr(os, "replace", replace_after_a_rival)
     with pytest.raises(OSError, match="not empty") as error:
         export(vector(), tmp_path)
     assert error.value.errno == errno.ENOTEMPTY

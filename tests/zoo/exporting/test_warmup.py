@@ -34,10 +34,10 @@ def request(signature, argument, value):
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        (b"no protocol buffer", "warm-up request is damaged"),
-        (b"", "damaged: it is no Predict or Classify request"),
-        (request("serving_bytes", "image_bytes", [b"text"]), "signature 'serving_byt"),
-        (request("missing", "image", [1.0]), "signature 'missing'"),
+        (b"no protocol buffer", "its warm-up requests.*Received: signature=None, "),
+        (b"", "Received: signature='', "),
+        (request("serving_bytes", "image_bytes", [b"text"]), "signature='serving_byt"),
+        (request("missing", "image", [1.0]), "signature='missing'"),
     ],
     ids=["no message", "empty", "no image", "no signature"],
 )

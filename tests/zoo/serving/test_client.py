@@ -56,14 +56,6 @@ def test_predict(client, expected, tmp_path):
     check_answer(client.predict(PIXELS[:1]), expected, slice(1))
 
 
-def test_version_status_and_metadata(url, serving, expected):
-    with Client(url, serving.model, 1) as client:
-        check_answer(client.predict(PIXELS), expected)
-        assert client.status() == {1: "AVAILABLE"}
-        contract = json.loads((serving.base / "1" / "export.json").read_text("utf-8"))
-        assert client.metadata() == contract["signatures"]
-
-
 def test_rejected_requests(client, url, serving):
     with pytest.raises(ValueError, match=r"images\[7:14\].*neither a PNG nor a JPEG"):
         client.predict([*FILES[:9], b"text", *FILES[10:]])
@@ -71,12 +63,18 @@ def test_rejected_requests(client, url, serving):
         client.predict(PIXELS[..., 0])
     with pytest.raises(ValueError, match=r"images\[0:0\]"):
         client.predict([])
-    with Client(url, "lenet6") as other:
-        for method in (lambda: other.predict(PIXELS), other.status, other.metadata):
-            with pytest.raises(LookupError, match=r"'lenet6' at .* (NOT_FOUND|404)"):
-                method()
-    with Client(url, serving.model, 7) as other, pytest.raises(LookupError):
-        other.predict(PIXELS)
+
+
+def test_models_and_versions(url, serving, expected):
+    with Client(url, serving.model, 1) as client:
+        check_answer(client.predict(PIXELS), expected)
+    for model, version in (("lenet6", None), (serving.model, 7)):
+        message = rf"'{model}' at .* (NOT_FOUND|404)"
+        with (
+            Client(url, model, version) as client,
+            pytest.raises(LookupError, match=message),
+        ):
+            client.predict(PIXELS)
 
 
 NEITHER_KERAS_NOR_TENSORFLOW = """
@@ -156,7 +154,6 @@ def clock(monkeypatch):
     pauses = []
     clock = types.SimpleNamespace(
         pauses=pauses,
-        monotonic=lambda: sum(pauses),
         sleep=pauses.append,
         uniform=lambda _, high: high,
     )
@@ -277,27 +274,6 @@ def test_a_timeout_is_not_retried(scripted, clock):
         assert clock.pauses == []
     finally:
         hang.set()
-
-
-def test_a_deadline_ends_the_batches(scripted, clock):
-    server, url = scripted
-    # Each answer takes 400 s of the clock, so the deadline passes during the third.
-    server.script = itertools.repeat(lambda: clock.sleep(400))
-    client = Client(url, "model", deadline=1000, timeout=600, batch_size=1)
-    with pytest.raises(TimeoutError, match=r"images\[3:4\].*deadline=1000"):
-        client.predict(PIXELS)
-    assert server.requests == 3
-
-
-def test_a_deadline_ends_the_retries(scripted, clock):
-    server, url = scripted
-    server.script = itertools.repeat("UNAVAILABLE")
-    client = Client(url, "model", deadline=100, timeout=60, retries=100)
-    with pytest.raises(ConnectionError, match=r"it.{1,2}s scripted"):
-        client.predict(PIXELS)
-    # The next pause, 51.2 s, would exceed the deadline.
-    assert clock.pauses == [0.1 * 2**attempt for attempt in range(9)]
-    assert server.requests == 10
 
 
 @pytest.mark.parametrize("prefix", ["http://user:secret@", "grpc://"])

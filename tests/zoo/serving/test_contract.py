@@ -1,8 +1,7 @@
 """The interface of a served model, called with TF Serving's stubs and with JSON.
 
 The tests run against server.py, or against the real server at TF_SERVING_URL, which
-must serve `zoo.export(zoo.LeNet5(weights="mnist"), ".../lenet5")` as `lenet5`. The
-tests of the client cover the status and the metadata.
+must serve `zoo.export(zoo.LeNet5(weights="mnist"), ".../lenet5")` as `lenet5`.
 """
 
 import base64
