@@ -7,7 +7,7 @@ MARK ?= not endurance and not runtimes
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 
-.PHONY: demo test test-backends test-all lint docs bench clean
+.PHONY: demo test test-backends test-all lint docs redrawn bench clean
 
 # A tour of about a minute: weights, gradients, a table, figures, an export.
 demo: $(INSTALLED)
@@ -45,6 +45,10 @@ lint: $(INSTALLED)
 # The tables in README.md and docs/results.csv, from the cards.
 docs: $(INSTALLED)
 	$(BIN)/python docs/tables.py
+
+# The accuracy on digits as people draw them, for the cards.
+redrawn: $(INSTALLED)
+	$(BIN)/python benchmarks/redrawn_digits.py
 
 # Every figure that README.md and docs/ quote.
 bench: $(INSTALLED)

@@ -13,7 +13,7 @@ import pyarrow as pa
 import ray.data
 
 import zoo
-from zoo.data.images import IMAGE_SUFFIXES, read_image
+from zoo.data.images import IMAGE_SUFFIXES
 
 
 class Labeler:
@@ -29,9 +29,9 @@ class Labeler:
         errors: list[str | None] = [None] * len(files)
         for i, content in enumerate(files["bytes"]):
             try:
-                pixels[i] = read_image(io.BytesIO(content.as_py()), self.shape)
-            except Exception as error:  # Pillow raises many types for damaged files.
-                errors[i] = f"{type(error).__name__}: {error}"
+                [pixels[i]] = zoo.read_images([io.BytesIO(content.as_py())], self.model)
+            except OSError as error:
+                errors[i] = str(error)
         probabilities = self.model.predict_on_batch(pixels)
         labels = [self.labels[i] for i in probabilities.argmax(axis=1)]
         unread = np.array([error is not None for error in errors])

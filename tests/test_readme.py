@@ -26,14 +26,14 @@ def test_python_block(title, code, tmp_path, monkeypatch):
 
 
 def test_every_use_has_a_block():
-    assert len(BLOCKS) == README.count("```python") - 1 == 5
+    assert len(BLOCKS) == README.count("```python") - 1 == 6
 
 
 def test_shell_block(tmp_path, monkeypatch):
     """With the sample in the place of the full data, and one epoch of training."""
     monkeypatch.chdir(tmp_path)
     images, _ = zoo.load_dataset("digits-sample", as_="numpy")
-    Image.fromarray(images[0, :, :, 0]).save("digit.png")
+    Image.fromarray(images[0, :, :, 0]).save("digit.jpg")
     (block,) = re.findall(r"### From the shell\n+```sh\n(.*?)```", README, re.DOTALL)
     for line in block.splitlines():
         program, *words = line.replace(

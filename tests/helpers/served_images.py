@@ -4,8 +4,10 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from exports import in_form
 
-PIXELS = np.random.default_rng(0).integers(0, 256, (20, 28, 28, 1), "uint8")
+NOISE = np.random.default_rng(0).integers(0, 256, (20, 28, 28, 1), "uint8")
+PIXELS = in_form(NOISE, "mnist")
 FILES = [tf.io.encode_png(image).numpy() for image in PIXELS]
 
 

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import typer
 from typer import Argument, Option
 
@@ -196,34 +197,39 @@ def evaluate(
 
 @app.command()
 def predict(
-    images: Annotated[list[Path], Argument(help="PNG or JPEG files, or folders.")],
+    images: Annotated[list[Path], Argument(help="Image files, or folders.")],
     weights: arguments.WeightsName = "convnet.mnist",
-    invert: Annotated[bool, Option("--invert", help="For dark ink on white.")] = False,
+    as_is: Annotated[
+        bool, Option("--as-is", help="Only resize the images.", show_default=False)
+    ] = False,
+    show: Annotated[
+        Path | None, Option(help="PNG to write: what the model sees of each image.")
+    ] = None,
     top: Annotated[int, Option(min=1, help="Labels per image.")] = 2,
     as_json: Json = False,
 ) -> None:
-    """Label image files, e.g. `zoo predict digit.png --invert`."""
-    import numpy as np
+    """Label image files, e.g. `zoo predict digit.jpg`."""
+    from zoo.data.images import draw_images, find_images
 
-    from zoo.data.images import find_images, read_image
-
-    files = find_images(images)
+    files, others = find_images(images)
+    if others:
+        terminal.complain(f"{others} other files in the folders are no images.")
     model, _ = open_target(weights)
     pixels = {}
     for file in files:
         try:
-            pixels[file] = read_image(file, model.input_shape[1:])
-        except Exception as error:  # Pillow raises many types for damaged files.
-            terminal.complain(f"{file}: {terminal.describe(error)}")
+            [pixels[file]] = zoo.read_images([file], model, as_is=as_is)
+        except OSError as error:
+            terminal.complain(str(error))
     rows = []
     if pixels:
-        batch = np.stack([*pixels.values()])
-        outputs = model.predict(255 - batch if invert else batch, verbose=0)
-        for file, output in zip(pixels, outputs, strict=True):
-            order = (-output).argsort()[:top]
-            best, *others = [(model.categories[i], float(output[i])) for i in order]
+        outputs = model.predict(np.stack([*pixels.values()]), verbose=0)
+        decoded = zoo.decode_predictions(outputs, model, top)
+        for file, (best, *rest) in zip(pixels, decoded, strict=True):
             row = {"file": str(file), "label": best[0], "probability": best[1]}
-            rows.append(row | {"runner_up": dict(others)})
+            rows.append(row | {"runner_up": dict(rest)})
+        if show:
+            draw_images(show, [*pixels.values()], [str(r["label"]) for r in rows])
     if rows or as_json:
         terminal.show(rows, as_json)
     if failed := len(files) - len(rows):

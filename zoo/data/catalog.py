@@ -44,6 +44,7 @@ class DatasetInfo:
     license: str
     citation: str
     files: tuple[SourceFile, ...] = ()
+    normalization: str | None = None  # the form of the images, see `zoo.read_images`
 
 
 SAMPLE = "digits-sample"
@@ -67,6 +68,7 @@ _MNIST = DatasetInfo(
     description="Handwritten digits, centered, white on black.",
     classes=tuple("0123456789"),
     image_shape=(28, 28, 1),
+    normalization="mnist",
     splits={
         "train": 50_000,
         "validation": 10_000,
@@ -89,6 +91,7 @@ _MNIST = DatasetInfo(
 _FASHION_MNIST = dataclasses.replace(
     _MNIST,
     name="fashion_mnist",
+    normalization="fashion_mnist",
     description="Zalando's photographs of clothes and shoes, light on black.",
     classes=tuple(_CLOTHES.split(",")),
     source="https://github.com/zalandoresearch/fashion-mnist",

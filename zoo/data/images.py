@@ -1,74 +1,111 @@
 """Image files: finding them, and reading them as pixels."""
 
+import contextlib
 import os
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+from zoo.data.normalization import fit
+
+with contextlib.suppress(ImportError):
+    import pillow_heif  # type: ignore[import-not-found]
+
+    pillow_heif.register_heif_opener()
+
+IMAGE_SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp"),
+    *(".tif", ".tiff", ".gif", ".heic", ".heif"),
+)
 
 
-def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[pathlib.Path]:
+def find_images(
+    paths: Iterable[str | os.PathLike[str]],
+) -> tuple[list[pathlib.Path], int]:
     """Lists image files.
 
     Args:
-        paths: Paths of image files, and of folders, which are searched recursively for
-            PNG and JPEG files. Hidden files and folders in them are skipped.
+        paths: Paths of image files, and of folders, which are searched recursively.
+            Hidden files and folders in them are skipped, a linked folder is searched
+            once.
 
     Returns:
-        List of paths without duplicates, sorted within each folder.
+        A list of paths without duplicates, sorted within each folder, and the number
+        of files in the folders that are no images.
 
     Raises:
         FileNotFoundError: If a path does not exist, or a folder holds no images.
     """
     found: dict[pathlib.Path, None] = {}
+    others = 0
     for path in map(pathlib.Path, paths):
-        images = sorted(_images_in(path)) if path.is_dir() else [path]
+        files = _files_in(path) if path.is_dir() else [path]
+        images = [
+            file
+            for file in files
+            if file == path or file.name.lower().endswith(IMAGE_SUFFIXES)
+        ]
+        others += len(files) - len(images)
         if not images or not path.exists():
             raise FileNotFoundError(
-                "Each path must be an image file, or a folder with PNG or JPEG files. "
-                f"Received: path={str(path)!r}."
+                "Each path must be an image file, or a folder with image files "
+                f"({', '.join(IMAGE_SUFFIXES)}). Received: path={str(path)!r}."
             )
         found |= dict.fromkeys(images)
-    return list(found)
+    return list(found), others
 
 
-def read_image(path: str | os.PathLike[str], shape: tuple[int, ...]) -> np.ndarray:
-    """Reads an image file as raw pixels.
+def read_image(
+    file: str | os.PathLike[str], shape: tuple[int, ...], form: str | None = None
+) -> np.ndarray:
+    """Reads an image file as the pixels that a model takes.
 
-    The image is rotated according to its Exif orientation, composited over white where
-    it is transparent, converted to the number of channels in `shape`, and resized
-    bilinearly.
+    The image is turned upright (Exif), the first frame of an animation is taken, and
+    `zoo.data.normalization.fit` converts the result.
 
     Args:
-        path: Path of a PNG or JPEG file.
-        shape: Tuple of integers, `(height, width, 1)` or `(height, width, 3)`.
+        file: Path or binary file in a format that Pillow reads.
+        shape: Tuple. `(height, width)`, with or without 1 or 3 channels.
+        form: As in `fit`. Defaults to `None`: the image is resized.
 
     Returns:
         uint8 array of shape `shape`.
 
     Raises:
-        OSError: If the file cannot be read, or is neither a PNG nor a JPEG file.
+        OSError: If the file cannot be read or is no image.
     """
-    height, width, channels = shape
-    with Image.open(path, formats=("PNG", "JPEG")) as file:
-        image = ImageOps.exif_transpose(file)
+    with Image.open(file) as opened:
+        image = ImageOps.exif_transpose(opened)
     if image.mode.startswith("I"):  # 16-bit gray, which `convert` would clip.
         image = image.convert("I").point(lambda value: value / 257).convert("L")
-    if image.mode not in ("L", "RGB") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        page = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(page, image)
-    image = image.convert("L" if channels == 1 else "RGB")
-    image = image.resize((width, height), Image.Resampling.BILINEAR)
-    return np.asarray(image).reshape(shape)
+    rgba = np.asarray(image.convert("RGBA"), np.float32)
+    return np.asarray(fit(rgba, shape, form), np.uint8)
 
 
-def _images_in(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    for parent, folders, files in os.walk(folder):
+def draw_images(
+    path: str | os.PathLike[str], images: Sequence[np.ndarray], captions: Sequence[str]
+) -> None:
+    """Writes a PNG file with images side by side, enlarged, above their captions."""
+    side = 112
+    sheet = Image.new("RGB", (side * min(len(images), 8), 130 * -(-len(images) // 8)))
+    for index, (pixels, caption) in enumerate(zip(images, captions, strict=True)):
+        corner = index % 8 * side, index // 8 * 130
+        tile = Image.fromarray(np.squeeze(pixels)).convert("RGB")
+        sheet.paste(tile.resize((side, side), Image.Resampling.NEAREST), corner)
+        ImageDraw.Draw(sheet).text((corner[0] + 4, corner[1] + side + 2), caption)
+    sheet.save(path, format="PNG")
+
+
+def _files_in(folder: pathlib.Path) -> list[pathlib.Path]:
+    files, seen = [], set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
         folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in files:
-            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
-                yield pathlib.Path(parent, name)
+        files += [pathlib.Path(parent, n) for n in names if not n.startswith(".")]
+    return sorted(files)

@@ -1,95 +1,121 @@
 """The part of the served graph that turns PNG and JPEG files into pixels."""
 
+import types
 from typing import Any
 
 import tensorflow as tf
 
+from zoo.data.normalization import fit
+
 # A PNG file of a few kilobytes can hold gigabytes of pixels, so larger images are
-# rejected before they are decoded. 4096 x 4096 pixels take 48 MiB in color. The sides
-# are limited, too, because an image of one long row is enlarged before it is reduced.
+# rejected before they are decoded.
 MAX_IMAGE_PIXELS = 2**24
 MAX_IMAGE_SIDE = 2**14
-MAX_BATCH_PIXELS = 2**28
+MAX_BATCH_PIXELS = 2**26
 # Each compressed text of a PNG file can hold megabytes, and each scan of a progressive
 # JPEG visits every pixel.
 MAX_TEXT_CHUNKS = 8
 MAX_SCANS = 100
-
-# The camera's metadata, with the orientation, are at the start of a JPEG file.
-_EXIF_BYTES = 4096
+MAX_SEGMENTS = 1000  # in which the Exif data of a file are searched
 
 # The preparation of each input in the graph, for `export.json`.
 PREPROCESSING = {
     "image": "raw pixels, as the model takes them",
     "image_bytes": f"PNG or JPEG of at most {MAX_IMAGE_PIXELS} pixels, "
-    f"{MAX_IMAGE_SIDE} a side; turned upright (Exif in JPEG), without its alpha "
-    "channel, resized bilinearly with antialiasing, converted to the model's channels "
-    "(gray is the luma of ITU-R BT.601), rounded to whole numbers in [0, 255]",
+    f"{MAX_IMAGE_SIDE} a side; turned upright (Exif), put on paper where it is "
+    "transparent, brought into the form of the training data (`normalization`) or else "
+    "resized bilinearly with antialiasing, converted to the model's channels (gray is "
+    "the luma of ITU-R BT.601), rounded to whole numbers in [0, 255]",
 }
 
 
-def decode_images(files: Any, shape: tuple[int, ...]) -> Any:
+def int32(x: Any) -> Any:
+    return tf.cast(x, tf.int32)
+
+
+def _fixed_point(function: Any, value: Any) -> Any:
+    return tf.while_loop(
+        lambda value, following: tf.reduce_any(value != following),
+        lambda _, following: (following, function(following)),
+        (value, function(value)),
+    )[1]
+
+
+# The functions of `zoo.data.arrays.NUMPY`.
+TENSORFLOW = types.SimpleNamespace(
+    abs=tf.abs,
+    arange=lambda stop: tf.range(tf.cast(stop, tf.float32)),
+    concat=tf.concat,
+    cond=tf.cond,
+    crop=lambda x, rows, columns: x[: int32(rows), : int32(columns)],
+    cumsum=tf.cumsum,
+    fixed_point=_fixed_point,
+    floats=lambda x: tf.cast(x, tf.float32),
+    floor=tf.floor,
+    integers=lambda values: tf.stack([int32(value) for value in values]),
+    max=tf.reduce_max,
+    maximum=tf.maximum,
+    minimum=tf.minimum,
+    pad=lambda x, widths, value: tf.pad(x, widths, constant_values=value),
+    reshape=tf.reshape,
+    round=tf.round,
+    size=lambda x: tf.unstack(tf.cast(tf.shape(x)[:2], tf.float32)),
+    sort=tf.sort,
+    stack=tf.stack,
+    sum=tf.reduce_sum,
+    take=tf.gather,
+    transpose=tf.transpose,
+    where=tf.where,
+)
+
+
+def decode_images(files: Any, shape: tuple[int, ...], form: str | None) -> Any:
     """Decodes PNG and JPEG files `(n,)` to whole float32 pixels `(n, *shape)`.
 
-    `shape` is `(height, width)`, with or without 1 or 3 channels. Operations run on the
-    whole batch where possible: for images of the size of digits, an operation per file
-    costs more than its pixels.
+    `shape` and `form` are those of `zoo.data.normalization.fit`.
     """
-    height, width = shape[:2]
-    sizes, orientations = _read_headers(files)
-    pixels = tf.reduce_prod(sizes, axis=1)
-    fits = tf.reduce_all((sizes > 0) & (sizes <= MAX_IMAGE_SIDE), axis=1)
-    rule = f"is not of 1 to {MAX_IMAGE_PIXELS} pixels, at most {MAX_IMAGE_SIDE} a side"
-    total = [f"`image_bytes` holds more than {MAX_BATCH_PIXELS} pixels in all."]
-    checks = [
-        _reject(~fits | (pixels > MAX_IMAGE_PIXELS), rule, sizes),
-        tf.debugging.Assert(tf.reduce_sum(pixels) <= MAX_BATCH_PIXELS, total),
-    ]
-    with tf.control_dependencies(checks):
-        files = tf.identity(files)
+    files, is_png = _check_headers(files)
+    has_exif = _count(files, b"Exif") + _count(files, b"eXIf") > 0
+    has_transparency = _count(files, b"tRNS") > 0
 
-    def decode(file: Any) -> Any:
-        return tf.io.decode_png(file, channels=3)  # It decodes JPEG files, too.
+    def decode_opaque(file: Any, is_png: Any) -> Any:
+        color = tf.cond(
+            is_png,
+            lambda: tf.io.decode_png(file, channels=3),
+            lambda: tf.io.decode_jpeg(file, channels=3, dct_method="INTEGER_ACCURATE"),
+        )
+        return tf.pad(color, [(0, 0), (0, 0), (0, 1)], constant_values=255)
 
-    def decode_and_fit(item: tuple[Any, Any]) -> Any:
-        file, orientation = item
-        # Exif 2.3, 4.6.4: rows and columns are swapped from 5 on.
-        is_turned = orientation >= 5
-        size = tf.where(is_turned, [width, height], [height, width])
-        image = tf.image.resize(decode(file), size, antialias=True)
-        image = tf.transpose(image, tf.where(is_turned, [1, 0, 2], [0, 1, 2]))
-        is_upside_down = tf.reduce_any(orientation == [3, 4, 7, 8])
-        is_mirrored = tf.reduce_any(orientation == [2, 3, 6, 7])
-        dims = tf.stack([is_upside_down, is_mirrored, False])
-        return tf.raw_ops.Reverse(tensor=image, dims=dims)
+    def decode(item: tuple[Any, Any, Any, Any]) -> Any:
+        file, is_png, has_exif, has_transparency = item
+        # TensorFlow adds a wrong alpha channel to pixels of less than a byte.
+        depth = tf.io.decode_raw(tf.strings.substr(file, 24, 1), tf.uint8)[0]
+        rgba = tf.cond(
+            is_png & (has_transparency | (depth >= 8)),
+            lambda: tf.io.decode_png(file, channels=4),
+            lambda: decode_opaque(file, is_png),
+        )
+        turned = tf.cond(
+            has_exif,
+            lambda: _turn(rgba, _read_orientation(file, is_png)),
+            lambda: rgba,
+        )
+        return fit(tf.cast(turned, tf.float32), shape, form, TENSORFLOW)
 
-    def map_files(function: Any, items: Any, dtype: Any) -> Any:
-        spec = tf.TensorSpec((height, width, 3), dtype)
-        return tf.cast(tf.map_fn(function, items, fn_output_signature=spec), tf.float32)
-
-    images = tf.cond(
-        tf.reduce_all(sizes == [height, width]) & tf.reduce_all(orientations == 1),
-        lambda: map_files(decode, files, tf.uint8),
-        lambda: map_files(decode_and_fit, (files, orientations), tf.float32),
-    )
-    if shape[2:] != (3,):
-        # Integer weights leave gray pixels exactly as they are.
-        images = tf.tensordot(images, [[299.0], [587.0], [114.0]], 1) / 1000
-    return tf.reshape(tf.round(images), (-1, *shape))
+    spec = tf.TensorSpec(shape, tf.float32)
+    items = (files, is_png, has_exif, has_transparency)
+    # One by one: a large image takes a gigabyte.
+    return tf.map_fn(decode, items, fn_output_signature=spec, parallel_iterations=1)
 
 
-def _read_headers(files: Any) -> tuple[Any, Any]:
-    """Reads the size, int64 `(n, 2)`, and orientation, int32 `(n,)`, of images."""
+def _check_headers(files: Any) -> tuple[Any, Any]:
+    """Rejects what is no image or too large; returns files, and which are PNG files."""
     # Width and height follow the name of the chunk IHDR as big-endian 32-bit integers.
     png_start = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
     is_png = tf.strings.substr(files, 0, len(png_start)) == png_start
     is_jpeg = tf.strings.substr(files, 0, 3) == b"\xff\xd8\xff"
-
-    def count(mark: bytes) -> Any:
-        return tf.strings.split(files, mark).row_lengths() - 1
-
-    texts = count(b"zTXt") + count(b"iTXt")
-    scans = count(b"\xff\xda")
+    texts = _count(files, b"zTXt") + _count(files, b"iTXt")
+    scans = _count(files, b"\xff\xda")
     checks = [
         _reject(~is_png & ~is_jpeg, "is neither a PNG nor a JPEG file"),
         _reject(is_png & (texts > MAX_TEXT_CHUNKS), "has too many text chunks"),
@@ -99,35 +125,80 @@ def _read_headers(files: Any) -> tuple[Any, Any]:
         header = tf.strings.substr(files, 0, len(png_start) + 8)
     words = tf.io.decode_raw(header, tf.int32, little_endian=False, fixed_length=24)
     sizes = tf.cast(tf.reverse(words[:, 4:], [1]), tf.int64)
-
-    def read_jpeg(file: Any) -> tuple[Any, Any]:
-        size = tf.cast(tf.io.extract_jpeg_shape(file)[:2], tf.int64)
-        return size, _read_orientation(file)
-
     places = tf.where(is_jpeg)
-    spec = (tf.TensorSpec((2,), tf.int64), tf.TensorSpec((), tf.int32))
-    jpeg_sizes, jpeg_orientations = tf.map_fn(
-        read_jpeg, tf.gather_nd(files, places), fn_output_signature=spec
+    jpeg_sizes = tf.map_fn(
+        lambda file: tf.cast(tf.io.extract_jpeg_shape(file)[:2], tf.int64),
+        tf.gather_nd(files, places),
+        fn_output_signature=tf.TensorSpec((2,), tf.int64),
     )
     sizes = tf.tensor_scatter_nd_update(sizes, places, jpeg_sizes)
-    upright = tf.ones_like(is_jpeg, tf.int32)
-    return sizes, tf.tensor_scatter_nd_update(upright, places, jpeg_orientations)
+    pixels = tf.reduce_prod(sizes, axis=1)
+    fits = tf.reduce_all((sizes > 0) & (sizes <= MAX_IMAGE_SIDE), axis=1)
+    rule = f"is not of 1 to {MAX_IMAGE_PIXELS} pixels, at most {MAX_IMAGE_SIDE} a side"
+    total = [f"`image_bytes` holds more than {MAX_BATCH_PIXELS} pixels in all."]
+    checks = [
+        _reject(~fits | (pixels > MAX_IMAGE_PIXELS), rule, sizes),
+        tf.debugging.Assert(tf.reduce_sum(pixels) <= MAX_BATCH_PIXELS, total),
+    ]
+    with tf.control_dependencies(checks):
+        return tf.identity(files), tf.identity(is_png)
 
 
-def _read_orientation(file: Any) -> Any:
-    """Reads the Exif orientation of a JPEG file, from 1 (upright) to 8."""
-    # A tag is followed by its type (3, 16 bits), its count (1) and its value.
-    big_endian = b"\x01\x12\0\x03\0\0\0\x01"
-    little_endian = b"\x12\x01\x03\0\x01\0\0\0"
-    header = tf.strings.substr(file, 0, _EXIF_BYTES)
-    exif = tf.strings.split([header], b"Exif\0\0").to_tensor(b"", shape=(1, 2))[0, 1]
+def _turn(rgba: Any, orientation: Any) -> Any:
+    """Turns an image upright. Exif 2.3, 4.6.4: from 5 on, its axes are swapped."""
+    rgba = tf.transpose(rgba, tf.where(orientation >= 5, [1, 0, 2], [0, 1, 2]))
+    is_upside_down = tf.reduce_any(orientation == [3, 4, 7, 8])
+    is_mirrored = tf.reduce_any(orientation == [2, 3, 6, 7])
+    dims = tf.stack([is_upside_down, is_mirrored, False])
+    return tf.raw_ops.Reverse(tensor=rgba, dims=dims)
 
-    def value(tag: bytes, place: int) -> Any:
-        after = tf.strings.split([exif], tag).to_tensor(b"", shape=(1, 2))[0, 1]
-        return tf.io.decode_raw(after, tf.uint8, fixed_length=2)[place]
 
-    found = tf.cast(value(big_endian, 1) + value(little_endian, 0), tf.int32)
-    return tf.where((found >= 1) & (found <= 8), found, 1)
+def _read_orientation(file: Any, is_png: Any) -> Any:
+    """Reads the Exif orientation of an image, from 1 (upright) to 8."""
+    data = tf.pad(tf.io.decode_raw(file, tf.uint8), [(0, 16)])
+    size = tf.size(data) - 16
+
+    def integer(place: Any, length: int, little_endian: Any) -> Any:
+        """Reads unsigned integers; those beyond the file are 0."""
+        offsets = tf.where(little_endian, tf.range(length), tf.range(length)[::-1])
+        places = tf.minimum(place[..., None] + offsets, size)
+        scale = 256 ** tf.range(length)
+        values = tf.reduce_sum(int32(tf.gather(data, places)) * scale, -1)
+        # Longer than any file: an offset that overflows, or points outside.
+        return tf.where((values < 0) | (values > size), size, values)
+
+    def kind(place: Any, length: int) -> Any:
+        return tf.strings.substr(file, tf.minimum(place, size), length)
+
+    def is_exif(place: Any) -> Any:
+        jpeg = kind(place, 2) + kind(place + 4, 6) == b"\xff\xe1Exif\0\0"
+        return tf.where(is_png, kind(place + 4, 4) == b"eXIf", jpeg)
+
+    def following(place: Any) -> Any:
+        chunk = place + 12 + integer(place, 4, False)
+        return tf.where(is_png, chunk, place + 2 + integer(place + 2, 2, False))
+
+    [place] = tf.while_loop(
+        lambda place: (place < size) & ~is_exif(place),
+        lambda place: [following(place)],
+        [tf.where(is_png, 8, 2)],
+        maximum_iterations=MAX_SEGMENTS,
+    )
+    start = place + tf.where(is_png, 8, 10)
+    little = kind(start, 2) == b"II"
+    directory = start + integer(start + 4, 4, little)
+    count = tf.minimum(integer(directory, 2, little), MAX_SEGMENTS)
+    entries = directory + 2 + 12 * tf.range(count)
+    # The value follows the tag, its type and its count.
+    values = integer(entries + 8, 2, little)
+    found = tf.boolean_mask(values, integer(entries, 2, little) == 0x0112)
+    orientation = tf.concat([found, [1]], 0)[0]
+    is_valid = (place < size) & (orientation >= 1) & (orientation <= 8)
+    return tf.where(is_valid, orientation, 1)
+
+
+def _count(files: Any, mark: bytes) -> Any:
+    return tf.strings.split(files, mark).row_lengths() - 1
 
 
 def _reject(rejected: Any, reason: str, *details: Any) -> Any:

@@ -10,7 +10,10 @@ from zoo.exporting.decoding import decode_images
 
 
 def signature_functions(
-    model: keras.Model, labels: Sequence[str] | None, is_softmax: bool
+    model: keras.Model,
+    labels: Sequence[str] | None,
+    is_softmax: bool,
+    form: str | None,
 ) -> dict[str, Any]:
     """Traces the signatures that `zoo.export` describes, as concrete functions.
 
@@ -45,11 +48,11 @@ def signature_functions(
         return answer(tf.cast(tf.ensure_shape(image, (None, *shape)), tf.float32))
 
     def answer_files(image_bytes: Any) -> dict[str, Any]:
-        return answer(decode_images(tf.ensure_shape(image_bytes, (None,)), shape))
+        return answer(decode_images(tf.ensure_shape(image_bytes, (None,)), shape, form))
 
     def classify(inputs: Any) -> dict[str, Any]:
         examples = tf.ensure_shape(inputs, (None,))
-        probabilities = predict(_parse_examples(examples, shape, accepts_files))
+        probabilities = predict(_parse_examples(examples, shape, accepts_files, form))
         scores, class_ids = tf.math.top_k(probabilities, k=probabilities.shape[1])
         return {"classes": tf.gather(tf.constant(labels), class_ids), "scores": scores}
 
@@ -70,12 +73,14 @@ def signature_functions(
     }
 
 
-def _parse_examples(examples: Any, shape: tuple[int, ...], accepts_files: bool) -> Any:
+def _parse_examples(
+    examples: Any, shape: tuple[int, ...], accepts_files: bool, form: str | None
+) -> Any:
     """Reads pixels from serialized `tf.Example` messages."""
     if accepts_files:
         files = {"image/encoded": tf.io.FixedLenFeature((), tf.string)}
         parsed = tf.io.parse_example(examples, files)
-        return decode_images(parsed["image/encoded"], shape)
+        return decode_images(parsed["image/encoded"], shape, form)
     pixels = {"image": tf.io.FixedLenFeature(shape, tf.float32)}
     return _finite(tf.io.parse_example(examples, pixels)["image"])
 

@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,6 +29,7 @@ from zoo.exporting.contract import FORMATS, list_versions, read_contract
 from zoo.exporting.serving_files import write_serving_files
 from zoo.files import atomic_write, flush_to_disk, lock
 from zoo.models.inspection import ends_in_softmax
+from zoo.models.labels import find_data
 
 
 def export(
@@ -50,11 +52,10 @@ def export(
     The first three return `probabilities` (float32, `(n, classes)`), `class_id` (int64,
     `(n,)`) and `label` (string, `(n,)`). `classify` reads a file from the feature
     `image/encoded`, and returns `classes` (string) and `scores` (float32), both `(n,
-    classes)` and sorted by score. Files are turned upright (Exif in JPEG), resized
-    bilinearly and converted to the model's channels. A model that takes no gray or
-    color images has no `serving_bytes`, and its `classify` reads pixels from the float
-    feature `image`. The graph rejects other shapes, empty batches, NaN, infinity and
-    very large images (limits: `zoo.exporting.decoding`).
+    classes)` and sorted by score. Files become pixels as in `zoo.read_images`. A model
+    that takes no gray or color images has no `serving_bytes`, and its `classify` reads
+    pixels from the float feature `image`. The graph rejects other shapes, empty
+    batches, NaN, infinity and very large images (limits: `zoo.exporting.decoding`).
 
     Versions are published atomically, one export at a time. On other backends than
     TensorFlow, a second process writes the version, and custom layers must be
@@ -69,7 +70,8 @@ def export(
         base_path: Path. Local folder of the model's versions, created if missing.
         version: Integer. Number from 1. Defaults to the largest existing one plus 1.
         labels: Sequence of strings. One label per class. Defaults to
-            `model.categories`, which published weights set, or to `"0"`, `"1"`, ...
+            `model.categories`, which published weights and `zoo.train` set; without
+            them, to `"0"`, `"1"`, ..., with a warning.
         format: String. `"saved_model"`, `"onnx"`, `"litert"` or `"openvino"`. The last
             three have only `serving_default` and need the extra of their name
             (`gradzoo[onnx]`). Defaults to `"saved_model"`.
@@ -94,7 +96,8 @@ def export(
     """
     _check_classifier(model)
     is_softmax = ends_in_softmax(model)
-    labels = _check_labels(model, labels)
+    categories, form = find_data(model)
+    labels = _check_labels(model, categories if labels is None else labels)
     if format not in FORMATS:
         raise ValueError(
             f"`format` must be one of {', '.join(map(repr, FORMATS))}. "
@@ -102,6 +105,7 @@ def export(
         )
     runtimes.check_installed(format)
     base = _check_base(base_path, format)
+    arguments = (labels, format, is_softmax, form)
     _choose_target(version, base)  # Raises an error before `base` is made.
     base.mkdir(parents=True, exist_ok=True)
     with lock(base / ".lock"):
@@ -114,9 +118,9 @@ def export(
             if keras.config.backend() == "tensorflow":
                 from zoo.exporting.writing import write_version
 
-                write_version(model, unfinished, labels, format, is_softmax)
+                write_version(model, unfinished, *arguments)
             else:
-                _run_tensorflow_process(model, unfinished, labels, format, is_softmax)
+                _run_tensorflow_process(model, unfinished, *arguments)
             for path in unfinished.rglob("*"):
                 flush_to_disk(path)
             if format == "saved_model":
@@ -154,7 +158,12 @@ def _check_classifier(model: Any) -> None:
 def _check_labels(model: keras.Model, labels: Sequence[str] | None) -> list[str]:
     classes = model.outputs[0].shape[1]
     if labels is None:
-        labels = getattr(model, "categories", None) or list(map(str, range(classes)))
+        warnings.warn(
+            "The model does not know the labels of its classes: they are exported as "
+            "'0', '1', ... Pass `labels`, or set `model.categories`.",
+            stacklevel=3,
+        )
+        labels = list(map(str, range(classes)))
     if isinstance(labels, Sequence) and not isinstance(labels, str):
         is_line = [isinstance(x, str) and x.splitlines() == [x] for x in labels]
         if is_line == [True] * classes:

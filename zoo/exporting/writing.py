@@ -5,6 +5,7 @@ On other Keras backends `zoo.export` runs this module as a second process:
     python -m zoo.exporting.writing MODEL.keras FOLDER < arguments.json
 """
 
+import dataclasses
 import importlib.metadata
 import json
 import pathlib
@@ -35,10 +36,11 @@ def write_version(
     labels: Sequence[str],
     format: str,
     is_softmax: bool,
+    form: str | None,
 ) -> None:
     """Writes every file of a version to an empty folder."""
     if format == "saved_model":
-        functions = signature_functions(model, labels, is_softmax)
+        functions = signature_functions(model, labels, is_softmax, form)
         try:
             _write_saved_model(model, folder, functions)
             write_warmup_requests(folder, functions)
@@ -50,13 +52,14 @@ def write_version(
     else:
         single = in_float32(model)
         known = labels if format in runtimes.FORMATS_WITH_STRINGS else None
-        function = signature_functions(single, known, is_softmax)["serving_default"]
+        signatures = signature_functions(single, known, is_softmax, form)
+        function = signatures["serving_default"]
         functions = {"serving_default": function}
         with tempfile.TemporaryDirectory() as saved_model:
             _write_saved_model(single, pathlib.Path(saved_model), functions)
             runtimes.write(format, function, saved_model, folder)
     (folder / "labels.txt").write_text("\n".join(labels) + "\n", "utf-8")
-    _write_contract(folder, model, labels, format, functions)
+    _write_contract(folder, model, labels, format, form, functions)
 
 
 def in_float32(model: keras.Model) -> keras.Model:
@@ -92,18 +95,21 @@ def _write_contract(
     model: Any,
     labels: Sequence[str],
     format: str,
+    form: str | None,
     functions: Mapping[str, Any],
 ) -> None:
     """Writes `export.json` for the other files of a version and its signatures."""
     signatures = {name: _describe(f) for name, f in sorted(functions.items())}
     arguments = {name for x in signatures.values() for name in x["inputs"]}
+    card = card_of(model)
     contract = {
         "model": model.name,
         "format": format,
         "labels": list(labels),
         "signatures": signatures,
+        "normalization": form,
         "preprocessing": {k: v for k, v in PREPROCESSING.items() if k in arguments},
-        "weights": card_of(model),
+        "weights": card and dataclasses.asdict(card),
         "libraries": {
             "gradzoo": zoo.__version__,
             "keras": keras.__version__,

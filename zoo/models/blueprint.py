@@ -12,6 +12,7 @@ from typing import Any
 import keras
 from keras import layers
 
+from zoo.models.labels import describe_data
 from zoo.models.weight_files import load_layers, read_config, read_layers
 from zoo.models.weights import Weights, resolve
 
@@ -195,7 +196,7 @@ class Blueprint:
             raise
         self._compare(read_config(path), model)
         if self.card and self.include_top and not self.has_fresh_head:
-            model.categories = self.card.categories
+            describe_data(model, self.card.categories, self.card.normalization)
 
     def _compare(self, config: dict[str, Any], model: keras.Model) -> None:
         """Compares the architecture with that of a `.keras` file."""

@@ -9,6 +9,7 @@ import numpy as np
 from keras import layers
 
 from zoo.errors import suggest
+from zoo.models.labels import find_data
 from zoo.models.weights import Weights
 
 # Layers that return logits or probabilities if their inputs are.
@@ -49,20 +50,22 @@ def features(model: keras.Model, layers: Sequence[str] | None = None) -> keras.M
 
 
 def decode_predictions(
-    probabilities: Any, weights: Weights, top: int = 5
+    probabilities: Any, labels: Any, top: int = 5
 ) -> list[list[tuple[str, float]]]:
     """Returns the most probable labels of each image.
 
     Args:
         probabilities: Array of shape `(n, classes)`. The outputs of a model.
-        weights: `zoo.Weights` of the model. Its categories are the labels.
+        labels: Keras model, `zoo.Weights`, or sequence of strings. The model or its
+            weights, which know their labels, or the label of each class.
         top: Integer. Number of labels per image. Defaults to 5.
 
     Returns:
         For each image, `[(label, probability), ...]`, the most probable first.
 
     Raises:
-        ValueError: If `probabilities` does not have one column per category.
+        ValueError: If `probabilities` does not have one column per label, or the model
+            has no labels.
 
     Example:
 
@@ -70,16 +73,24 @@ def decode_predictions(
     >>> zoo.decode_predictions(np.eye(10)[:1], weights, top=1)
     [[('T-shirt/top', 1.0)]]
     """
-    probabilities = np.asarray(probabilities)
-    classes = len(weights.categories)
+    if isinstance(labels, keras.Model):
+        labels, _ = find_data(labels)
+    elif isinstance(labels, Weights):
+        labels = labels.categories
+    if labels is None or isinstance(labels, str):
+        raise ValueError(
+            "`labels` must be a model with `categories`, `zoo.Weights`, or one label "
+            f"per class. Received: labels={labels!r}."
+        )
+    probabilities, classes = np.asarray(probabilities), len(labels)
     if probabilities.ndim != 2 or probabilities.shape[1] != classes:
         raise ValueError(
-            f"`probabilities` must have shape (n, {classes}) for {weights.id!r}. "
+            f"`probabilities` must have shape (n, {classes}) for {classes} labels. "
             f"Received: probabilities of shape={probabilities.shape}."
         )
     best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
     return [
-        [(weights.categories[i], float(row[i])) for i in indices]
+        [(labels[i], float(row[i])) for i in indices]
         for row, indices in zip(probabilities, best, strict=True)
     ]
 

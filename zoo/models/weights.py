@@ -34,6 +34,8 @@ class Weights:
         sha256: String. Checksum of the weights file, verified at every load.
         bytes: Integer. Size of the weights file.
         categories: Tuple of strings. The label of each class, in output order.
+        normalization: String. The form into which the images were brought, see
+            `zoo.read_images`: `"mnist"`, `"fashion_mnist"` or `None`.
         input_shape: Tuple of integers. `(height, width, channels)` of the images.
         arguments: Dict. The architecture arguments of the builder.
         parameters: Integer. Number of parameters.
@@ -55,6 +57,7 @@ class Weights:
     sha256: str
     bytes: int
     categories: tuple[str, ...]
+    normalization: str | None
     input_shape: tuple[int, ...]
     arguments: dict[str, Any]
     parameters: int
@@ -172,10 +175,10 @@ def resolve(model: str, weights: object) -> Weights | pathlib.Path | None:
     )
 
 
-def card_of(model: "keras.Model") -> dict[str, Any] | None:
-    """Returns the card of the published weights that a model holds, as a dict.
+def card_of(model: "keras.Model") -> Weights | None:
+    """Returns the card of the published weights that a model holds, if it does.
 
-    Returns `None` unless all variables of `model` are bit-identical to the weights.
+    All variables of `model` must be bit-identical to the weights.
     """
     held = {layer.name: layer.get_weights() for layer in model.layers if layer.weights}
     parameters = sum(array.size for arrays in held.values() for array in arrays)
@@ -187,5 +190,5 @@ def card_of(model: "keras.Model") -> dict[str, Any] | None:
                 for name in saved
                 for mine, theirs in zip(held[name], saved[name], strict=True)
             ):
-                return dataclasses.asdict(weights)
+                return weights
     return None

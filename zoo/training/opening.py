@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from zoo.data.catalog import PathLike
 from zoo.data.datasets import dataset_info
+from zoo.models.labels import describe_data
 from zoo.models.registry import create, get_weights
 from zoo.models.weights import is_path
 
@@ -36,7 +37,7 @@ def open_model(
     info = dataset_info(trained_on)
     arguments = {"input_shape": info.image_shape, **(recipe.get("arguments") or {})}
     model = create(recipe["model"], weights=pathlib.Path(name), **arguments)
-    model.categories = info.classes
+    describe_data(model, info.classes, info.normalization)
     return model, dataset or trained_on
 
 

@@ -160,6 +160,7 @@ def _write(
             sha256=sha256(weights_file),
             bytes=weights_file.stat().st_size,
             categories=info.classes,
+            normalization=info.normalization,
             input_shape=info.image_shape,
             arguments=arguments,
             parameters=model.count_params(),

@@ -30,7 +30,7 @@ SAMPLE = ["train", "lenet5", "--dataset", "digits-sample"]
         (["evaluate", "none.weights.h5"], 2, "none.weights.h5"),
         (["predict", "x.png", "--weights", "lenet5.minst"], 2, "Did you mean 'mnist'"),
         (["predict", "nowhere"], 1, "nowhere"),
-        (["predict", "."], 1, "PNG or JPEG"),
+        (["predict", "."], 1, "an image file, or a folder"),
         (["datasets", "prepare", "mnist", "--from", "nowhere"], 2, "nowhere"),
     ],
 )

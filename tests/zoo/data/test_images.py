@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from exports import photograph
 from PIL import Image
 
 from zoo.data.images import find_images, read_image
@@ -10,10 +11,10 @@ def test_folders_are_searched_recursively_and_each_image_is_found_once(tmp_path)
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     a, b = [tmp_path / "a" / "1.jpg", tmp_path / "a" / "2.JPEG"], tmp_path / "b.png"
-    assert find_images([tmp_path]) == [*a, b]
+    assert find_images([tmp_path]) == ([*a, b], 1)
     # A file that is named is kept, whatever its name.
     named = [tmp_path / "x.csv", tmp_path / ".hidden" / "c.png"]
-    assert find_images([*named, str(b), tmp_path]) == [*named, b, *a]
+    assert find_images([*named, str(b), tmp_path]) == ([*named, b, *a], 1)
 
 
 @pytest.mark.parametrize("name", ["none.png", "empty"])
@@ -65,7 +66,42 @@ def test_16_bit_gray_keeps_its_range(tmp_path):
     np.testing.assert_array_equal(received[..., 0], [[0, 100, 255]])
 
 
-def test_other_formats_are_refused(tmp_path):
-    Image.new("L", (3, 2)).save(tmp_path / "x.png", format="GIF")
+@pytest.mark.parametrize("format", ["webp", "bmp", "tiff", "gif"])
+def test_other_formats_are_read(format, tmp_path):
+    image = Image.new("RGB", (3, 2), (200, 10, 30))
+    options = {"lossless": True} if format == "webp" else {}
+    if format == "gif":  # The first frame counts.
+        options = {"save_all": True, "append_images": [Image.new("RGB", (3, 2))]}
+    image.save(tmp_path / f"x.{format}", **options)
+    received = read_image(tmp_path / f"x.{format}", (2, 3, 3))
+    np.testing.assert_array_equal(received, np.asarray(image))
+
+
+@pytest.mark.parametrize("size", [(31, 20), (300, 7), (5, 5)])
+def test_images_are_resized_as_by_pillow(size, tmp_path):
+    image = photograph("RGB", size)
+    image.save(tmp_path / "x.png")
+    expected = image.resize((8, 8), Image.Resampling.BILINEAR)
+    received = read_image(tmp_path / "x.png", (8, 8, 3))
+    np.testing.assert_allclose(received, np.asarray(expected), atol=1)
+
+
+def test_a_large_image_is_reduced_first(tmp_path):
+    image = photograph("RGB", (3000, 2200))
+    image.save(tmp_path / "x.png")
+    expected = image.resize((8, 8), Image.Resampling.BOX)
+    received = read_image(tmp_path / "x.png", (8, 8, 3))
+    assert np.abs(received - np.float32(expected)).mean() < 12
+
+
+def test_linked_folders_are_searched_once(tmp_path):
+    (tmp_path / "a").mkdir()
+    Image.new("L", (2, 2)).save(tmp_path / "a" / "x.png")
+    (tmp_path / "a" / "again").symlink_to(tmp_path, target_is_directory=True)
+    assert find_images([tmp_path]) == ([tmp_path / "a" / "x.png"], 0)
+
+
+def test_what_is_no_image_is_refused(tmp_path):
+    (tmp_path / "x.png").write_text("no image", "utf-8")
     with pytest.raises(OSError, match="cannot identify image file"):
         read_image(tmp_path / "x.png", (2, 3, 1))

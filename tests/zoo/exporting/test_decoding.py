@@ -2,6 +2,7 @@
 
 import functools
 import io
+import itertools
 
 import keras
 import numpy as np
@@ -9,8 +10,11 @@ import pytest
 import tensorflow as tf
 from exports import encode, photograph, saved
 from keras import layers
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
+from redrawn_digits import STYLES, redraw
 
+import zoo
+from zoo.data.images import read_image
 from zoo.exporting.loading import load_exported
 from zoo.exporting.versions import export
 
@@ -42,10 +46,8 @@ def decoders(tmp_path_factory):
     return {channels: functools.partial(pixels, build(channels)) for channels in (1, 3)}
 
 
-def resized(image, channels):
-    color = image.convert("RGB")
-    image = color.convert("L") if channels == 1 else color
-    return np.array(image.resize((8, 8), Image.Resampling.BILINEAR), "float64")
+def decoded(file, channels):
+    return read_image(io.BytesIO(file), (8, 8, channels)).astype("float64")
 
 
 @pytest.mark.parametrize("size", [(8, 8), (31, 20), (300, 7), (5, 5), (1, 1)])
@@ -55,7 +57,7 @@ def test_png_files(decoders, channels, mode, size):
     image = photograph("RGB" if mode == "P" else mode, size)
     if mode == "P":
         image = image.quantize(64)
-    expected = resized(image, channels)
+    expected = decoded(saved(image), channels)
     received = decoders[channels](expected, saved(image))
     assert np.abs(received - expected).max() < (1.1 if size != (8, 8) else 0.6)
     if size == (8, 8) and (channels == 3 or mode in ("L", "1", "LA")):
@@ -67,7 +69,7 @@ def test_png_files(decoders, channels, mode, size):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_jpeg_files(decoders, channels, mode, options):
     file = saved(photograph(mode, (200, 120)), "jpeg", quality=95, **options)
-    expected = resized(Image.open(io.BytesIO(file)), channels)
+    expected = decoded(file, channels)
     received = decoders[channels](expected, file)
     assert np.abs(received - expected).max() < 3  # Decoders of JPEG differ a little.
 
@@ -81,7 +83,7 @@ def test_jpeg_files_are_turned_upright(decoders, orientation, endian):
     exif[ExifTags.Base.Orientation] = orientation
     exif[ExifTags.Base.Software] = "1.0"
     file = saved(photograph("RGB", (64, 40)), "jpeg", quality=98, exif=exif)
-    expected = resized(ImageOps.exif_transpose(Image.open(io.BytesIO(file))), 3)
+    expected = decoded(file, 3)
     received = decoders[3](expected, file)
     assert np.abs(received - expected).max() < 6  # A wrong turn differs by 90 or more.
 
@@ -98,3 +100,62 @@ def test_files_of_different_kinds_in_one_batch(model, exported, pixels):
     expected = model.predict(pixels[:3], verbose=0)
     received = exported.predict(files)["probabilities"]
     np.testing.assert_allclose(received, expected, 0, 1e-6)
+
+
+def test_files_become_the_same_pixels_in_the_graph_and_in_python(tmp_path):
+    """On 500 redrawn digits: a wrong polarity would change nearly all pixels."""
+    model = zoo.LeNet5(weights="mnist")
+    exported = load_exported(export(model, tmp_path))
+    assert exported._contract["normalization"] == "mnist"
+    images, _ = zoo.load_dataset("digits-sample", "validation", as_="numpy")
+    rng, styles = np.random.default_rng(2), itertools.cycle(STYLES)
+    files = [
+        redraw(image[..., 0], style, rng, largest=150)
+        for image, style in zip(images[:500], styles, strict=False)
+    ]
+    expected = model.predict(zoo.read_images(files, model), verbose=0)
+    received = exported.predict([file.getvalue() for file in files])
+    same = received["class_id"] == expected.argmax(-1)
+    assert same.mean() >= 0.99
+    difference = np.abs(received["probabilities"] - expected).max(1)
+    assert np.quantile(difference, 0.99) < 0.05
+    examples = [file.getvalue() for file in files[:6]]
+    classified = exported._run(
+        "classify",
+        {
+            "inputs": np.array(
+                [
+                    tf.train.Example(
+                        features=tf.train.Features(
+                            feature={
+                                "image/encoded": tf.train.Feature(
+                                    bytes_list=tf.train.BytesList(value=[file])
+                                )
+                            }
+                        )
+                    ).SerializeToString()
+                    for file in examples
+                ],
+                object,
+            )
+        },
+    )
+    np.testing.assert_allclose(
+        classified["scores"][:, 0], received["probabilities"][:6].max(1), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("name", ["png", "jpeg"])
+def test_the_orientation_is_that_of_the_image(decoders, name):
+    """Not one behind a long comment, or that of a thumbnail."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    options = {"exif": exif}
+    if name == "jpeg":
+        options["comment"] = b"x" * 60_000  # It comes before the Exif data.
+    thumbnail = exif.get_ifd(ExifTags.IFD.IFD1)
+    thumbnail[ExifTags.Base.Orientation] = 3
+    file = saved(photograph("RGB", (64, 40)), name, **options)
+    expected = decoded(file, 3)
+    received = decoders[3](expected, file)
+    assert np.abs(received - expected).max() < 6

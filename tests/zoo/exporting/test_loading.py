@@ -5,7 +5,7 @@ import sys
 import keras
 import numpy as np
 import pytest
-from exports import encode, lenet, random_pixels, tree, vector
+from exports import encode, in_form, lenet, random_pixels, tree, vector
 
 import zoo
 from zoo.exporting.loading import check_exported, load_exported
@@ -36,7 +36,7 @@ def test_labels(tmp_path):
 def test_files_of_every_published_weight(name, dataset, tmp_path):
     weights = zoo.get_weights(name, dataset)
     model = zoo.create(name, weights=weights)
-    pixels = random_pixels(model)
+    pixels = in_form(random_pixels(model), dataset)
     exported = load_exported(export(model, tmp_path))
     answer = exported.predict([encode(image) for image in pixels])
     expected = model.predict(pixels, verbose=0)

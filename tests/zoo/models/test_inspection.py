@@ -33,8 +33,14 @@ def test_decode_predictions():
     assert decoded[0] == [("Ankle boot", 0.75), ("Trouser", 0.25)]
     assert decoded[1] == [("T-shirt/top", 0.1), ("Trouser", 0.1)]
     assert len(zoo.decode_predictions(probabilities, card)[0]) == 5
+    model = zoo.LeNet5(weights=card)
+    labels = list(card.categories)
+    assert decoded == zoo.decode_predictions(probabilities, model, top=2)
+    assert decoded == zoo.decode_predictions(probabilities, labels, top=2)
     with pytest.raises(ValueError, match=r"shape \(n, 10\).*Received: .*\(10,\)"):
         zoo.decode_predictions(probabilities[0], card)
+    with pytest.raises(ValueError, match=r"Received: labels=None\."):
+        zoo.decode_predictions(probabilities, zoo.LeNet5())
 
 
 def test_count_flops_counts_a_multiply_add_as_two():

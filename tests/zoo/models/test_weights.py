@@ -72,7 +72,7 @@ def test_accuracy_on_the_test_images_is_the_cards(card, prepared_data_dir):
 @each_card
 def test_card_of_a_model(card):
     model = zoo.create(card.model, weights=card)
-    assert weights_lib.card_of(model) == dataclasses.asdict(card)
+    assert weights_lib.card_of(model) == card
     kernel = model.get_layer("logits").kernel
     kernel.assign(kernel + 2**-20)
     assert weights_lib.card_of(model) is None
