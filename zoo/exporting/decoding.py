@@ -1,5 +1,6 @@
 """The part of the served graph that turns PNG and JPEG files into pixels."""
 
+import functools
 import types
 from typing import Any
 
@@ -78,6 +79,19 @@ def decode_images(files: Any, shape: tuple[int, ...], form: str | None) -> Any:
     has_exif = _count(files, b"Exif") + _count(files, b"eXIf") > 0
     has_transparency = _count(files, b"tRNS") > 0
 
+    decode = _decoder(tuple(shape), form)
+    return tf.map_fn(
+        lambda item: decode(*item),
+        (files, is_png, has_exif, has_transparency),
+        fn_output_signature=tf.TensorSpec(shape, tf.float32),
+        parallel_iterations=1,  # A large image takes hundreds of megabytes.
+    )
+
+
+@functools.cache  # Signatures share the function, whose tracing takes seconds.
+def _decoder(shape: tuple[int, ...], form: str | None) -> Any:
+    """Returns the function that decodes one file."""
+
     def decode_opaque(file: Any, is_png: Any) -> Any:
         color = tf.cond(
             is_png,
@@ -86,8 +100,7 @@ def decode_images(files: Any, shape: tuple[int, ...], form: str | None) -> Any:
         )
         return tf.pad(color, [(0, 0), (0, 0), (0, 1)], constant_values=255)
 
-    def decode(item: tuple[Any, Any, Any, Any]) -> Any:
-        file, is_png, has_exif, has_transparency = item
+    def decode(file: Any, is_png: Any, has_exif: Any, has_transparency: Any) -> Any:
         # TensorFlow adds a wrong alpha channel to pixels of less than a byte.
         depth = tf.io.decode_raw(tf.strings.substr(file, 24, 1), tf.uint8)[0]
         rgba = tf.cond(
@@ -102,10 +115,8 @@ def decode_images(files: Any, shape: tuple[int, ...], form: str | None) -> Any:
         )
         return fit(tf.cast(turned, tf.float32), shape, form, TENSORFLOW)
 
-    spec = tf.TensorSpec(shape, tf.float32)
-    items = (files, is_png, has_exif, has_transparency)
-    # One by one: a large image takes a gigabyte.
-    return tf.map_fn(decode, items, fn_output_signature=spec, parallel_iterations=1)
+    specs = [tf.TensorSpec((), dtype) for dtype in (tf.string, *[tf.bool] * 3)]
+    return tf.function(decode, autograph=False, input_signature=specs)
 
 
 def _check_headers(files: Any) -> tuple[Any, Any]:
