@@ -19,7 +19,9 @@ from zoo.callbacks import ExactResume, GradientNorms, ShuffledBatches
 from zoo.callbacks.resume.replicas import gather, is_chief, process_place
 from zoo.data.augmentation import distort
 from zoo.data.catalog import PathLike
+from zoo.data.datasets import dataset_info
 from zoo.files import atomic_write
+from zoo.models.labels import describe_data
 from zoo.models.registry import create
 from zoo.training.evaluation import ArrayPair, TrainingData, load_training_data
 from zoo.training.recipes import Recipe, compile_model, default_recipe, load_recipe
@@ -111,7 +113,8 @@ def train(
         verbose: As in `keras.Model.fit`. Defaults to `"auto"`.
 
     Returns:
-        A `Report` with the trained model.
+        A `Report` with the trained model, which has the `categories` of a dataset that
+        is given by name.
 
     Raises:
         ValueError: If an argument or the recipe is wrong, the recipe is for another
@@ -136,6 +139,9 @@ def train(
     with scope:
         model = _build(model, data, recipe)
         compile_model(model, recipe, batches.steps_per_epoch)
+    if isinstance(dataset, str):
+        info = dataset_info(dataset)
+        describe_data(model, info.classes, info.normalization)
     if not is_chief(model):  # Of several workers, the chief alone writes.
         folder, verbose = None, 0
     recorder, hooks = _make_callbacks(callbacks, folder, gradient_norms)

@@ -40,6 +40,9 @@ def test_training_learns_and_reports():
     assert report.history["loss"][-1] < report.history["loss"][0]
     assert "deep_mlp: 4 epochs" in str(report)
     assert f"val_accuracy {accuracy:.4f}" in str(report)
+    info = zoo.dataset_info("digits-sample")
+    assert report.model.categories == info.classes
+    assert report.model.normalization == info.normalization
 
 
 def test_same_recipe_and_seed_give_the_same_weights():
