@@ -137,11 +137,8 @@ def train(
     batches = _make_batches(data, recipe)
     keras.utils.set_random_seed(recipe.seed)
     with scope:
-        model = _build(model, data, recipe)
+        model = _build(model, dataset, data, recipe)
         compile_model(model, recipe, batches.steps_per_epoch)
-    if isinstance(dataset, str):
-        info = dataset_info(dataset)
-        describe_data(model, info.classes, info.normalization)
     if not is_chief(model):  # Of several workers, the chief alone writes.
         folder, verbose = None, 0
     recorder, hooks = _make_callbacks(callbacks, folder, gradient_norms)
@@ -264,12 +261,20 @@ def _make_batches(data: TrainingData, recipe: Recipe) -> ShuffledBatches:
     )
 
 
-def _build(model: str | keras.Model, data: TrainingData, recipe: Recipe) -> keras.Model:
+def _build(
+    model: str | keras.Model,
+    dataset: str | ArrayPair,
+    data: TrainingData,
+    recipe: Recipe,
+) -> keras.Model:
     if isinstance(model, str):
         shapes = {"input_shape": data.images.shape[1:], "classes": data.classes}
-        return create(model, **shapes, **recipe.arguments)
-    if not model.built:
+        model = create(model, **shapes, **recipe.arguments)
+    elif not model.built:
         model.build((None, *data.images.shape[1:]))
+    if isinstance(dataset, str):
+        info = dataset_info(dataset)
+        describe_data(model, info.classes, info.normalization)
     return model
 
 
