@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 from typer import Argument, Option
 
@@ -209,6 +208,8 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Label image files, e.g. `zoo predict digit.jpg`."""
+    import numpy as np
+
     from zoo.data.images import draw_images, find_images
 
     files, others = find_images(images)
@@ -263,9 +264,9 @@ def export(
     """Export a model or a .keras file, by default as the next version."""
     if target.endswith(".keras"):
         terminal.import_keras()
-        import keras
+        from zoo.models.labels import load_model
 
-        model = keras.saving.load_model(target, compile=False)
+        model = load_model(target)
     else:
         model, _ = open_target(target)
     lines = labels.read_text("utf-8").splitlines() if labels else None

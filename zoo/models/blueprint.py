@@ -194,7 +194,7 @@ class Blueprint:
             if self.card:
                 raise self._misfit(self.card) from error
             raise
-        self._compare(read_config(path), model)
+        self._compare(read_config(path).get("config", {}), model)
         if self.card and self.include_top and not self.has_fresh_head:
             describe_data(model, self.card.categories, self.card.normalization)
 

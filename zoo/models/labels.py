@@ -1,8 +1,7 @@
-"""What a model knows of its data: the labels of its classes, the form of its images."""
+"""Labels of the classes of a model, and the form of its images."""
 
-import json
 import os
-import zipfile
+import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import keras
 import numpy as np
 
 from zoo.data.images import read_image
+from zoo.models.weight_files import read_config
 from zoo.models.weights import card_of
 
 
@@ -50,8 +50,7 @@ def find_data(model: keras.Model) -> tuple[tuple[str, ...] | None, str | None]:
 def load_model(path: str | os.PathLike[str]) -> keras.Model:
     """Loads a `.keras` file, with the categories and the normalization in it."""
     model = keras.saving.load_model(path, compile=False)
-    with zipfile.ZipFile(path) as archive:
-        config = json.loads(archive.read("config.json")).get("build_config") or {}
+    config = read_config(pathlib.Path(path)).get("build_config") or {}
     if "categories" in config:
         describe_data(model, config["categories"], config["normalization"])
     return model

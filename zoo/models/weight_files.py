@@ -45,12 +45,11 @@ def read_layers(path: pathlib.Path) -> dict[str, list[np.ndarray]]:
 
 
 def read_config(path: pathlib.Path) -> dict[str, Any]:
-    """Reads the configuration of the model from a `.keras` file; else returns `{}`."""
+    """Reads the description of the model in a `.keras` file; else returns `{}`."""
     if not zipfile.is_zipfile(path):
         return {}
     with zipfile.ZipFile(path) as archive:
-        config: dict[str, Any] = json.loads(archive.read("config.json"))["config"]
-    return config
+        return dict(json.loads(archive.read("config.json")))
 
 
 def load_layers(
