@@ -214,7 +214,7 @@ def _find_ink_color(overview: Any, xp: Any) -> tuple[Any, Any]:
     around = per_channel(
         overview, lambda x: FROM_BORDER @ (x * ON_BORDER) @ FROM_BORDER, xp
     )
-    around = around / (FROM_BORDER @ ON_BORDER @ FROM_BORDER)[..., None]
+    around = around / BORDER_WEIGHT
 
     def squared(difference: Any) -> Any:
         return xp.sum(difference * difference, -1)[..., None]
@@ -227,7 +227,7 @@ def _find_ink_color(overview: Any, xp: Any) -> tuple[Any, Any]:
 
 
 class Strokes(NamedTuple):
-    """What is found in a part of an image.
+    """The strokes found in a part of an image, and what surrounds them.
 
     `background` and `strokes` are on the grid; `strokes` is 1 near the digit, else 0.
     `black` is the level of ink below which there is only noise.
@@ -287,11 +287,17 @@ def _gaussian(sigma: float) -> np.ndarray:
     return np.exp(-0.5 * distance**2, dtype=np.float32)
 
 
+def _smoothing(sigma: float) -> np.ndarray:
+    kernel = _gaussian(sigma)
+    return np.asarray(kernel / kernel.sum(1, keepdims=True))
+
+
 _DEPTH = np.minimum(np.arange(GRID), np.arange(GRID)[::-1])
 ON_BORDER = np.float32(np.minimum.outer(_DEPTH, _DEPTH) < 2)
 BORDER = np.flatnonzero(ON_BORDER)
 FROM_BORDER = _gaussian(GRID / 6)
-SMOOTH = _gaussian(0.7) / _gaussian(0.7).sum(1, keepdims=True)
-BLUR = _gaussian(GRID / 10) / _gaussian(GRID / 10).sum(1, keepdims=True)
+BORDER_WEIGHT = (FROM_BORDER @ ON_BORDER @ FROM_BORDER)[..., None]
+SMOOTH = _smoothing(0.7)
+BLUR = _smoothing(GRID / 10)
 _SINE = np.sin(np.pi * (np.arange(GRID) + 0.5) / GRID)
 CENTRAL = np.float32(np.outer(_SINE, _SINE))

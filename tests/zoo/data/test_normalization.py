@@ -36,7 +36,7 @@ def test_redrawn_digits_are_read_as_the_originals(style):
     assert (found != labels).sum() <= (5 if style == "phone photo" else 2)
 
 
-def digit(**box):
+def digit():
     page = Image.new("L", (200, 160), 255)
     seven = Image.new("L", (40, 60), 255)
     seven.paste(0, (0, 0, 40, 10))

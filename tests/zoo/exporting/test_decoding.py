@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from exports import encode, photograph, saved
+from exports import encode, examples, photograph, saved
 from keras import layers
 from PIL import ExifTags, Image
 from redrawn_digits import STYLES, redraw
@@ -119,27 +119,8 @@ def test_files_become_the_same_pixels_in_the_graph_and_in_python(tmp_path):
     assert same.mean() >= 0.99
     difference = np.abs(received["probabilities"] - expected).max(1)
     assert np.quantile(difference, 0.99) < 0.05
-    examples = [file.getvalue() for file in files[:6]]
-    classified = exported._run(
-        "classify",
-        {
-            "inputs": np.array(
-                [
-                    tf.train.Example(
-                        features=tf.train.Features(
-                            feature={
-                                "image/encoded": tf.train.Feature(
-                                    bytes_list=tf.train.BytesList(value=[file])
-                                )
-                            }
-                        )
-                    ).SerializeToString()
-                    for file in examples
-                ],
-                object,
-            )
-        },
-    )
+    messages = examples("image/encoded", [[file.getvalue()] for file in files[:6]])
+    classified = exported._run("classify", {"inputs": np.array(messages, object)})
     np.testing.assert_allclose(
         classified["scores"][:, 0], received["probabilities"][:6].max(1), atol=1e-6
     )
