@@ -26,7 +26,7 @@ def test_python_block(title, code, tmp_path, monkeypatch):
 
 
 def test_every_use_has_a_block():
-    assert len(BLOCKS) == README.count("```python") - 1 == 6
+    assert len(BLOCKS) == README.count("```python") - 1 == 7
 
 
 def test_shell_block(tmp_path, monkeypatch):
@@ -37,7 +37,7 @@ def test_shell_block(tmp_path, monkeypatch):
     (block,) = re.findall(r"### From the shell\n+```sh\n(.*?)```", README, re.DOTALL)
     for line in block.splitlines():
         program, *words = line.replace(
-            "--dataset mnist", "--dataset digits-sample --epochs 1"
+            "--data mnist", "--data digits-sample --epochs 1"
         ).split()
         assert program == "zoo"
         assert terminal.run(cli.app, words) == 0, line

@@ -23,12 +23,13 @@ from .models.registry import list_models as list_models
 from .models.registry import list_weights as list_weights
 from .models.weights import Weights as Weights
 from .training import distributed as distributed
+from .training.comparison import compare as compare
 from .training.evaluation import evaluate as evaluate
+from .training.opening import load_model as load_model
 from .training.publishing import publish as publish
 from .training.recipes import Recipe as Recipe
 from .training.recipes import load_recipe as load_recipe
 from .training.run import Report as Report
 from .training.run import train as train
-from .training.workers import train_on_workers as train_on_workers
 
 __version__: str

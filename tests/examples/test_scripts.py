@@ -15,7 +15,7 @@ from paths import ROOT, load_script
             r"none +\d\.\de-0[3-9]",
             marks=pytest.mark.endurance,
         ),
-        ("feature_extractor", {"images": 200, "epochs": 1}, r"lenet5 +\d"),
+        ("feature_extractor", {"images": 200, "epochs": 1}, r"convnet +\d"),
         ("serve", {"base_path": "served"}, r"version 1: digit.png is a (\d)\n.*: \1"),
     ],
 )

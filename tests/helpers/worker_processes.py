@@ -1,11 +1,13 @@
 """Starts workers as processes of this machine, and compares the runs they write."""
 
+import io
 import json
 import os
 import pathlib
 import socket
 import subprocess
 import sys
+import zipfile
 
 import h5py
 import numpy as np
@@ -60,14 +62,16 @@ def train(folder, epochs, count=2):
 
 
 def read_run(folder):
-    """Reads the columns of a run's logs, and all arrays of its weights file."""
+    """Reads the columns of a run's logs, and all arrays of its model."""
     found = {}
 
     def collect(name, item):
         if isinstance(item, h5py.Dataset):
             found[name] = item[()]
 
-    with h5py.File(pathlib.Path(folder, "trained.weights.h5")) as file:
+    with zipfile.ZipFile(pathlib.Path(folder, "trained.keras")) as archive:
+        content = io.BytesIO(archive.read("model.weights.h5"))
+    with h5py.File(content) as file:
         file.visititems(collect)
     for name in ("log.csv", "gradient_norms.csv"):
         rows = np.genfromtxt(

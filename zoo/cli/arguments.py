@@ -14,17 +14,16 @@ def check_name(
 ) -> str:
     """Checks the name of a model, of published weights or of a file, without Keras."""
     from zoo.models import registry
-    from zoo.models.weights import is_path
+    from zoo.training import opening
 
     try:
         if parameter.name == "model":
             registry.check_name(name)
-        elif is_path(name):
-            if not Path(name).is_file():
-                raise ValueError(f"File not found. Received: {name}.")
+        elif opening.is_target_path(name):
+            opening.trained_file(name)
         elif context.command.name != "info" or name not in zoo.list_models():
             zoo.get_weights(name)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error
     return name
 
@@ -36,19 +35,25 @@ Model = Annotated[str, Argument(help="Name, e.g. lenet5.", callback=check_name)]
 Target = Annotated[
     str,
     Argument(
-        help="Published weights (lenet5.mnist) or a weights file of `zoo train`.",
+        help="Weights (lenet5.mnist), the folder of a run, or a .keras file.",
         callback=check_name,
     ),
 ]
 WeightsName = Annotated[
-    str, Option(help="Published weights, or a weights file.", callback=check_name)
+    str, Option(help="Weights, a run, or a .keras file.", callback=check_name)
 ]
-Dataset = Annotated[
+Data = Annotated[
     str | None,
     Option(
-        help="Name of a dataset, e.g. mnist.",
+        "--data",
+        "--dataset",
+        help="Name of a dataset, folder of folders of images, or .npz file.",
         show_default="that of the weights or recipe",
     ),
 ]
 DataDir = Annotated[Path | None, Option(help="Folder of the prepared datasets.")]
 Json = Annotated[bool, Option("--json", help="Print JSON.")]
+RecipeName = Annotated[
+    str | None, Option("--recipe", help="Recipe file, or published weights.")
+]
+Epochs = Annotated[int | None, Option(min=1, help="Number of epochs.")]

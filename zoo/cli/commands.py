@@ -5,7 +5,6 @@ Keras and TensorFlow are imported only by the commands that need them, so that
 """
 
 import dataclasses
-import functools
 import inspect
 import sys
 from pathlib import Path
@@ -16,7 +15,7 @@ from typer import Argument, Option
 
 import zoo
 from zoo.cli import arguments, terminal
-from zoo.cli.arguments import FILE, FOLDER, DataDir, Dataset, Json, Target
+from zoo.cli.arguments import FILE, FOLDER, Data, DataDir, Json, Target
 from zoo.errors import suggest
 
 if TYPE_CHECKING:
@@ -74,12 +73,11 @@ def list_(
 @app.command()
 def info(target: Target, as_json: Json = False) -> None:
     """Describe published weights, a training run or a model."""
-    from zoo.models.weights import is_path
+    from zoo.training import opening
 
-    if is_path(target):
-        from zoo.training.opening import read_run
-
-        description: dict[str, Any] = {"file": target, **read_run(target)}
+    if opening.is_target_path(target):
+        description: dict[str, Any] = {"file": str(opening.trained_file(target))}
+        description |= opening.read_run(target)
     elif target in zoo.list_models():
         from zoo.models.registry import builder
 
@@ -134,9 +132,10 @@ def datasets_prepare(
 @app.command()
 def train(
     model: arguments.Model,
-    dataset: Dataset = None,
-    recipe: Annotated[Path | None, Option(help="Recipe file.", **FILE)] = None,
-    epochs: Annotated[int | None, Option(min=1, help="Number of epochs.")] = None,
+    data: Data = None,
+    recipe: arguments.RecipeName = None,
+    validation_data: Annotated[str | None, Option(help="As --data.")] = None,
+    epochs: arguments.Epochs = None,
     batch_size: Annotated[int | None, Option(min=1, help="Images per step.")] = None,
     seed: Annotated[int | None, Option(min=0, help="Seed of the run.")] = None,
     split: Annotated[str, Option(help="train or train+validation.")] = "train",
@@ -146,27 +145,26 @@ def train(
     gradient_norms: Annotated[
         bool, Option("--gradient-norms", help="Record each layer's gradient norms.")
     ] = False,
-    workers: Annotated[int | None, Option(min=1, help="Ray Train workers.")] = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Train a model by a recipe, e.g. `zoo train lenet5 --dataset mnist`.
+    """Train a model by a recipe, e.g. `zoo train lenet5 --data mnist`.
 
-    The run is written to runs/MODEL.DATASET unless --output names a folder. Checkpoints
+    The run is written to runs/MODEL.DATA unless --output names a folder. Checkpoints
     are written after each epoch, to the folder `checkpoint` of the run.
     """
     terminal.import_keras()
-    if dataset is None:
-        dataset = zoo.load_recipe(recipe).dataset if recipe else "mnist"
-    start = functools.partial(zoo.train_on_workers, workers) if workers else zoo.train
-    report = start(
+    if data is None:
+        data = zoo.load_recipe(recipe).dataset if recipe else "mnist"
+    report = zoo.train(
         model,
-        dataset,
+        data,
         recipe,
         split=split,
+        validation_data=validation_data,
         seed=seed,
         epochs=epochs,
         batch_size=batch_size,
-        output_dir=output or Path("runs", f"{model}.{dataset}"),
+        output_dir=output or Path("runs", f"{model}.{Path(data).stem}"),
         save_freq=every or "epoch",
         resume=resume,
         gradient_norms=gradient_norms,
@@ -179,19 +177,43 @@ def train(
 @app.command()
 def evaluate(
     target: Target,
-    dataset: Dataset = None,
+    data: Data = None,
     split: Annotated[str, Option(help="train, validation or test.")] = "test",
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
     """Measure accuracy and loss, e.g. `zoo evaluate lenet5.mnist`."""
-    model, dataset = open_target(target, dataset, data_dir)
+    from zoo.training.opening import training_data
+
+    data = data or training_data(target)
+    model = open_target(target)
     verbose = 0 if as_json else terminal.progress()
-    scores = zoo.evaluate(
-        model, dataset, split=split, data_dir=data_dir, verbose=verbose
+    scores = zoo.evaluate(model, data, split=split, data_dir=data_dir, verbose=verbose)
+    terminal.show({"model": target, "data": data, "split": split} | scores, as_json)
+
+
+@app.command()
+def compare(
+    models: Annotated[list[str], Argument(help="Models, weights or runs.")],
+    data: Data = None,
+    recipe: arguments.RecipeName = None,
+    epochs: arguments.Epochs = None,
+    split: Annotated[str, Option(help="Images to evaluate on.")] = "validation",
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Train or load several models, and print one table of them."""
+    terminal.import_keras()
+    rows = zoo.compare(
+        models,
+        data or "mnist",
+        recipe,
+        split=split,
+        epochs=epochs,
+        data_dir=data_dir,
+        verbose=terminal.progress(),
     )
-    about = {"model": target, "dataset": dataset, "split": split}
-    terminal.show(about | scores, as_json)
+    terminal.show(rows, as_json)
 
 
 @app.command()
@@ -215,7 +237,7 @@ def predict(
     files, others = find_images(images)
     if others:
         terminal.complain(f"{others} other files in the folders are no images.")
-    model, _ = open_target(weights)
+    model = open_target(weights)
     pixels = {}
     for file in files:
         try:
@@ -261,14 +283,8 @@ def export(
         Option(help="Only check this export.", callback=check_exported, is_eager=True),
     ] = None,
 ) -> None:
-    """Export a model or a .keras file, by default as the next version."""
-    if target.endswith(".keras"):
-        terminal.import_keras()
-        from zoo.models.labels import load_model
-
-        model = load_model(target)
-    else:
-        model, _ = open_target(target)
+    """Export a model, by default as the next version."""
+    model = open_target(target)
     lines = labels.read_text("utf-8").splitlines() if labels else None
     path = zoo.export(model, folder, version, labels=lines, format=format)
     print(f"{target} is exported: {path}")
@@ -276,7 +292,7 @@ def export(
 
 @app.command()
 def publish(
-    recipe: Annotated[Path, Argument(help="Recipe file.", **FILE)],
+    recipe: Annotated[str, Argument(help="Recipe file, or published weights.")],
     seeds: Annotated[
         list[int] | None,
         Option("--seed", help="Seed of one run (repeatable).", show_default="0, 1, 2"),
@@ -297,6 +313,14 @@ def publish(
 
 
 @app.command()
+def recipe(name: Annotated[str, Argument(help="Weights, e.g. lenet5.mnist.")]) -> None:
+    """Print the recipe of published weights, e.g. to write one of your own."""
+    from zoo.training.recipes import recipe_path
+
+    print(recipe_path(name).read_text("utf-8"), end="")
+
+
+@app.command()
 def demo(
     output: Annotated[Path, Option(help="Folder to write to.")] = Path("demo"),
 ) -> None:
@@ -312,9 +336,7 @@ def main() -> None:
     sys.exit(terminal.run(app, sys.argv[1:]))
 
 
-def open_target(*words: Any) -> "tuple[keras.Model, str]":
-    """Calls `open_model` after an import of Keras without start-up messages."""
+def open_target(target: str) -> "keras.Model":
+    """Calls `zoo.load_model` after an import of Keras without start-up messages."""
     terminal.import_keras()
-    from zoo.training.opening import open_model
-
-    return open_model(*words)
+    return zoo.load_model(target)

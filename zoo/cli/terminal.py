@@ -10,6 +10,8 @@ from typing import Any
 
 import typer
 
+from zoo.display import as_text
+
 
 def run(app: typer.Typer, arguments: Sequence[str]) -> int:
     """Runs a command and prints an error as one line on standard error.
@@ -85,19 +87,6 @@ def show(value: Any, as_json: bool = False) -> None:
     # Files and pipes have no width to fit.
     width = None if sys.stdout.isatty() else 10_000
     console.Console(width=width, markup=False, highlight=False).print(grid)
-
-
-def as_text(value: Any) -> str:
-    """Formats a value on one line."""
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {as_text(item)}" for key, item in value.items())
-    if isinstance(value, list | tuple):
-        return ", ".join(map(as_text, value))
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def describe(error: Exception) -> str:

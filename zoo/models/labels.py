@@ -1,7 +1,6 @@
 """Labels of the classes of a model, and the form of its images."""
 
 import os
-import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -9,7 +8,6 @@ import keras
 import numpy as np
 
 from zoo.data.images import read_image
-from zoo.models.weight_files import read_config
 from zoo.models.weights import card_of
 
 
@@ -45,15 +43,6 @@ def find_data(model: keras.Model) -> tuple[tuple[str, ...] | None, str | None]:
     if card := card_of(model):
         return card.categories, card.normalization
     return None, None
-
-
-def load_model(path: str | os.PathLike[str]) -> keras.Model:
-    """Loads a `.keras` file, with the categories and the normalization in it."""
-    model = keras.saving.load_model(path, compile=False)
-    config = read_config(pathlib.Path(path)).get("build_config") or {}
-    if "categories" in config:
-        describe_data(model, config["categories"], config["normalization"])
-    return model
 
 
 def read_images(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from zoo.display import Table
 from zoo.errors import suggest
 from zoo.files import sha256
 from zoo.models.weight_files import read_layers
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 PUBLISHED = pathlib.Path(__file__).parents[1] / "published"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Weights:
     """The card of a published weight.
 
@@ -74,6 +75,14 @@ class Weights:
     def id(self) -> str:
         """Full name, e.g. `"lenet5.mnist.v1"`."""
         return f"{self.model}.{self.dataset}.v{self.version}"
+
+    def __repr__(self) -> str:
+        return f"<Weights {self.id}: {self.metrics['accuracy']:.2%} test accuracy>"
+
+    def _repr_html_(self) -> str:
+        fields = {"id": self.id, **dataclasses.asdict(self)}
+        del fields["golden"]  # Reference outputs, of use to tests alone.
+        return Table({"card": k, "": v} for k, v in fields.items())._repr_html_()
 
     @property
     def path(self) -> pathlib.Path:

@@ -1,54 +1,105 @@
-"""Opens trained models: published weights, and the weights files of training runs."""
+"""Opens trained models: published weights, `.keras` files, and training runs."""
 
 import json
 import pathlib
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from zoo.data.catalog import PathLike
-from zoo.data.datasets import dataset_info
-from zoo.models.labels import describe_data
+from zoo.data.catalog import DESCRIBED, PathLike
 from zoo.models.registry import create, get_weights
+from zoo.models.weight_files import read_config
 from zoo.models.weights import is_path
 
 if TYPE_CHECKING:
     import keras
 
 
-def open_model(
-    name: PathLike, dataset: str | None = None, data_dir: PathLike | None = None
-) -> "tuple[keras.Model, str]":
-    """Builds a model with trained weights; returns it and the name of its dataset.
+def load_model(target: PathLike) -> "keras.Model":
+    """Loads a trained model with the labels of its classes.
 
-    `name` is that of published weights, or the path of a weights file of `zoo.train`:
-    the `run.json` beside it names its model and dataset. A `dataset` that is given is
-    returned; `model.categories` are always the labels of the training data.
+    Args:
+        target: String or path. Name of published weights, e.g. `"lenet5.mnist"`; a
+            `.keras` file; or the folder of a run of `zoo.train`, which holds the file
+            `trained.keras`.
+
+    Returns:
+        A `keras.Model`. `model.categories` are the labels, if the file has them.
+
+    Raises:
+        ValueError: If there are no such weights, or the file is no model.
+        FileNotFoundError: If there is no such file or folder.
+
+    Example:
+
+    >>> zoo.load_model("lenet5.mnist").categories[:3]
+    ('0', '1', '2')
     """
-    if not is_path(name):
-        card = get_weights(str(name))
-        return create(card.model, weights=card), dataset or card.dataset
-    recipe = read_run(name).get("recipe", {})
-    trained_on = recipe.get("dataset") or dataset
-    if not recipe.get("model") or not trained_on:
-        raise FileNotFoundError(
-            "No run.json beside the weights file names its model and its dataset. In "
-            "Python, `zoo.create(model, weights=file)` loads any weights file. "
-            f"Received: file={str(name)!r}."
-        )
-    info = dataset_info(trained_on)
-    arguments = {"input_shape": info.image_shape, **(recipe.get("arguments") or {})}
-    model = create(recipe["model"], weights=pathlib.Path(name), **arguments)
-    describe_data(model, info.classes, info.normalization)
-    return model, dataset or trained_on
+    if not is_target_path(target):
+        card = get_weights(str(target))
+        return create(card.model, weights=card)
+    import keras
 
+    from zoo.models.labels import describe_data
 
-def read_run(weights_path: PathLike) -> dict[str, Any]:
-    """Returns the `run.json` beside a weights file of `zoo.train`, or `{}`."""
-    path = pathlib.Path(weights_path).with_name("run.json")
+    path = trained_file(target)
     try:
-        return cast("dict[str, Any]", json.loads(path.read_text("utf-8")))
+        config = read_config(path)["build_config"] or {}
+    except (ValueError, KeyError, OSError) as error:
+        raise ValueError(
+            f"The model is damaged: {error}. Received: file={str(path)!r}."
+        ) from error
+    model: keras.Model = keras.saving.load_model(path, compile=False)
+    if "categories" in config:
+        describe_data(model, config["categories"], config["normalization"])
+    return model
+
+
+def is_target_path(target: PathLike) -> bool:
+    """Returns `True` if a target is a path rather than the name of weights."""
+    return is_path(target) or pathlib.Path(target).is_dir()
+
+
+def trained_file(target: PathLike) -> pathlib.Path:
+    """Returns the path of a `.keras` file, that of a run if `target` is its folder."""
+    path = pathlib.Path(target).expanduser()
+    if path.is_dir():
+        path = path / "trained.keras"
+    if not path.is_file():
+        raise FileNotFoundError(
+            "There is no model. A run writes trained.keras once it is complete: resume "
+            f"it with `zoo train --resume`. Received: file={str(path)!r}."
+        )
+    if path.suffix != ".keras":
+        raise ValueError(
+            "The file holds weights, not a model. Build the model and load them: "
+            f"`zoo.create(MODEL, weights={str(path)!r})`. Received: {path.name!r}."
+        )
+    return path
+
+
+def read_run(target: PathLike) -> dict[str, Any]:
+    """Returns the `run.json` of a run, given its folder or model, or `{}`."""
+    path = pathlib.Path(target).expanduser()
+    path = (path if path.is_dir() else path.parent) / "run.json"
+    try:
+        description: dict[str, Any] = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         return {}
     except ValueError as error:
         raise ValueError(
             f"The description of a run is damaged: {error}. Received: {path}."
         ) from error
+    return description
+
+
+def training_data(target: PathLike) -> str:
+    """Returns the name or path of the data on which a model was trained."""
+    if not is_target_path(target):
+        return get_weights(str(target)).dataset
+    run = read_run(target)
+    source = run.get("recipe", {}).get("dataset") or run.get("data", {}).get("source")
+    if not source:
+        raise ValueError(
+            f"Name the data to evaluate on: one of {[*DESCRIBED]}, or a path. "
+            f"Received: data=None for {str(target)!r}."
+        )
+    return str(source)

@@ -19,8 +19,8 @@ from zoo.models.registry import TRAINING_ARGUMENTS, default_arguments
 from zoo.models.weight_files import save_float16
 from zoo.models.weights import PUBLISHED, Weights, published
 from zoo.training.evaluation import evaluate
-from zoo.training.opening import open_model
-from zoo.training.recipes import Recipe, load_recipe
+from zoo.training.opening import load_model
+from zoo.training.recipes import Recipe, load_recipe, recipe_path
 from zoo.training.run import train
 
 SEEDS = (0, 1, 2)
@@ -42,7 +42,8 @@ def publish(
     that are finished are not repeated, and an interrupted one is resumed.
 
     Args:
-        recipe: Path. The recipe file, which is copied to `zoo/published`.
+        recipe: Path of a recipe file, which is copied to `zoo/published`, or name of
+            published weights, which are trained again.
         seeds: Sequence of at least two integers. The weights of the first seed are
             published, whatever their accuracy. Defaults to `(0, 1, 2)`.
         runs_dir: Path. Folder of the runs `<id>/seed<seed>`. Defaults to `"runs"`.
@@ -66,7 +67,7 @@ def publish(
             "One process publishes weights: unset `TF_CONFIG`. Received: "
             f"TF_CONFIG={os.environ['TF_CONFIG']}."
         )
-    source = pathlib.Path(recipe).expanduser()
+    source = recipe_path(recipe)
     spec, recipe_text = load_recipe(source), source.read_bytes()
     arguments = _check_architecture(spec)
     recipes = [dataclasses.replace(spec, seed=seed) for seed in seeds]
@@ -82,7 +83,7 @@ def publish(
 
     scores = []
     for folder in reversed(folders):  # The first, which is published, comes last.
-        model, _ = open_model(folder / "trained.weights.h5", data_dir=data_dir)
+        model = load_model(folder)
         model.set_weights([array.astype("float16") for array in model.get_weights()])
         scores.append(evaluate(model, test))
     accuracies = [score["accuracy"] for score in scores]
@@ -141,7 +142,7 @@ def _write(
     run: dict[str, Any],
 ) -> Weights:
     """Writes the recipe, the weights file and the card to `zoo/published`."""
-    command = f"zoo publish zoo/published/{spec.id}.toml"
+    command = f"zoo publish {spec.id}"
     if metrics["seeds"] != list(SEEDS):
         command += "".join(f" --seed {seed}" for seed in metrics["seeds"])
     outputs = model.predict(golden_images(info.image_shape), verbose=0)

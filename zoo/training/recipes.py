@@ -13,7 +13,8 @@ from zoo.data.augmentation import distort
 from zoo.data.catalog import PathLike
 from zoo.errors import suggest
 from zoo.models.inspection import ends_in_softmax
-from zoo.models.weights import PUBLISHED
+from zoo.models.registry import get_weights
+from zoo.models.weights import PUBLISHED, is_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,11 +101,19 @@ class Recipe:
         return cls(**values)
 
 
-def load_recipe(path: PathLike) -> Recipe:
+def recipe_path(recipe: PathLike) -> pathlib.Path:
+    """Returns the path of a recipe file, or of the recipe of published weights."""
+    if isinstance(recipe, str) and not recipe.endswith(".toml") and not is_path(recipe):
+        return PUBLISHED / f"{get_weights(recipe).id}.toml"
+    return pathlib.Path(recipe).expanduser().absolute()
+
+
+def load_recipe(recipe: PathLike) -> Recipe:
     """Reads a recipe file.
 
     Args:
-        path: Path. A TOML file with the fields of `zoo.Recipe`.
+        recipe: Path of a TOML file with the fields of `zoo.Recipe`, or name of
+            published weights, e.g. `"lenet5.mnist"`.
 
     Returns:
         A `Recipe`.
@@ -112,8 +121,13 @@ def load_recipe(path: PathLike) -> Recipe:
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is not TOML, or a field is unknown, missing or wrong.
+
+    Example:
+
+    >>> zoo.load_recipe("lenet5.mnist").batch_size
+    128
     """
-    path = pathlib.Path(path).expanduser().absolute()
+    path = recipe_path(recipe)
     try:
         return Recipe.from_dict(tomllib.loads(path.read_text("utf-8")))
     except ValueError as error:  # Of TOML or of a field.
@@ -123,16 +137,24 @@ def load_recipe(path: PathLike) -> Recipe:
 
 
 def default_recipe(model: str, dataset: str) -> Recipe:
-    """Returns the newest published recipe for a dataset, or else the one for MNIST."""
+    """Returns the newest published recipe for a dataset, or else the one for MNIST.
+
+    A model without recipes gets the defaults of `Recipe`.
+    """
     for name in (dataset, "mnist"):
         paths = PUBLISHED.glob(f"{model}.{name}.v*.toml")
         recipes = sorted(map(load_recipe, paths), key=lambda recipe: recipe.version)
         if recipes:
             return dataclasses.replace(recipes[-1], dataset=dataset)
-    raise ValueError(f"No recipe for {model!r}: pass one. Received: recipe=None.")
+    return Recipe(model, dataset)
 
 
-def compile_model(model: keras.Model, recipe: Recipe, steps_per_epoch: int) -> None:
+def compile_model(
+    model: keras.Model,
+    recipe: Recipe,
+    steps_per_epoch: int,
+    from_logits: bool | None = None,
+) -> None:
     """Compiles `model` with the recipe's optimizer and schedule, and cross-entropy."""
     config = {**recipe.optimizer, "learning_rate": _schedule(recipe, steps_per_epoch)}
     name = config.pop("name")
@@ -143,7 +165,8 @@ def compile_model(model: keras.Model, recipe: Recipe, steps_per_epoch: int) -> N
             f"Unknown optimizer. {suggest(name, known)} Received: optimizer={name!r}."
         )
     optimizer = keras.optimizers.get({"class_name": name, "config": config})
-    from_logits = not ends_in_softmax(model)
+    if from_logits is None:
+        from_logits = not ends_in_softmax(model)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits)
     model.compile(optimizer, loss, metrics=["accuracy"])
 

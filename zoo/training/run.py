@@ -19,12 +19,14 @@ from zoo.callbacks import ExactResume, GradientNorms, ShuffledBatches
 from zoo.callbacks.resume.replicas import gather, is_chief, process_place
 from zoo.data.augmentation import distort
 from zoo.data.catalog import PathLike
-from zoo.data.datasets import dataset_info
+from zoo.data.examples import Data, LabeledImages, find_path, load_training_data
+from zoo.display import preformatted
 from zoo.files import atomic_write
-from zoo.models.labels import describe_data
-from zoo.models.registry import create
-from zoo.training.evaluation import ArrayPair, TrainingData, load_training_data
+from zoo.models.labels import describe_data, find_data
+from zoo.models.registry import check_name, create
 from zoo.training.recipes import Recipe, compile_model, default_recipe, load_recipe
+
+TRAINED = "trained.keras"
 
 
 @dataclasses.dataclass
@@ -36,7 +38,7 @@ class Report:
         recipe: `Recipe` that was run.
         history: Dict. Values per epoch, as in `keras.callbacks.History`.
         seconds: Float. Wall time of the training.
-        output_dir: Path. Folder of the logs and trained weights, or `None`.
+        output_dir: Path. Folder of the run, or `None`.
         gradient_norms: The `GradientNorms` callback, or `None`.
     """
 
@@ -55,17 +57,20 @@ class Report:
         if self.gradient_norms is not None and len(self.gradient_norms.steps):
             lines += [str(finding) for finding in self.gradient_norms.diagnose()]
         if self.output_dir:
-            lines.append(f"weights: {self.output_dir / 'trained.weights.h5'}")
+            lines.append(f"model: {self.output_dir / TRAINED}")
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        return preformatted(str(self))
 
 
 def train(
     model: str | keras.Model,
-    dataset: str | ArrayPair,
+    data: Data,
     recipe: Recipe | PathLike | None = None,
     *,
     split: str = "train",
-    validation_data: ArrayPair | None = None,
+    validation_data: Data | None = None,
     seed: int | None = None,
     epochs: int | None = None,
     batch_size: int | None = None,
@@ -74,6 +79,7 @@ def train(
     resume: bool = False,
     gradient_norms: bool = False,
     callbacks: Sequence[keras.callbacks.Callback] = (),
+    from_logits: bool | None = None,
     data_dir: PathLike | None = None,
     verbose: Any = "auto",
 ) -> Report:
@@ -86,21 +92,28 @@ def train(
             recipe; or a functional or Sequential classifier, trained in place. The
             workers in `TF_CONFIG` train a model together if it is given by name or was
             built under the scope of `zoo.distributed.strategy()`.
-        dataset: String, or tuple of arrays `(images, labels)`. Name of a dataset, or
-            images of shape `(n, ...)` and integer labels of shape `(n,)` or `(n, 1)`.
-        recipe: `Recipe`, or path of a recipe file. Defaults to the newest published one
-            for the model and the dataset, or else for the model and MNIST; without its
-            distortions for inputs that are not `(n, height, width, channels)`.
+        data: Any of these, which are held in memory:
+            - String. Name of a dataset.
+            - Path of a folder with a subfolder of images per class, or of a folder
+              with such folders `train`, `validation` and `test`. Image files become
+              pixels as in `zoo.read_images`.
+            - Path of a `.npz` file with the arrays `x` and `y` (or `images` and
+              `labels`), or `x_train`, `y_train`, `x_test`..., and maybe `categories`.
+            - Tuple of arrays `(images, labels)`, of shape `(n, ...)` and, integers from
+              0, `(n,)` or `(n, 1)`; or a `tf.data.Dataset` or `PyDataset` of these.
+        recipe: `Recipe`, name of published weights (`"lenet5.mnist"`), or path of a
+            recipe file. Defaults to the newest published one for the model and the
+            dataset, or else for the model and MNIST; without its distortions for inputs
+            that are not `(n, height, width, channels)`.
         split: String. `"train"`, with validation on `"validation"` after each epoch,
             or `"train+validation"`, without validation. Defaults to `"train"`.
-        validation_data: Tuple of arrays. Replaces the validation split. Defaults to
-            `None`.
+        validation_data: As `data`. Replaces the validation split. Defaults to `None`.
         seed: Integer. Defaults to the recipe's.
         epochs: Integer. Defaults to the recipe's.
         batch_size: Integer. Images per step. Defaults to the recipe's.
         output_dir: Path. Folder for `log.csv`, `run.json` (a description of the run),
             checkpoints of `zoo.callbacks.ExactResume` in `checkpoint` and, at the end,
-            `trained.weights.h5`. Defaults to `None`.
+            `trained.keras`, which `zoo.load_model` opens. Defaults to `None`.
         save_freq: `"epoch"`, or integer: also save a checkpoint after that many steps.
             Defaults to `"epoch"`.
         resume: Boolean. Whether to resume from the newest checkpoint, if there is one.
@@ -109,12 +122,13 @@ def train(
         gradient_norms: Boolean. Whether to record the gradient norm of each layer at
             each step, in `gradient_norms.csv` in `output_dir`. Defaults to `False`.
         callbacks: Sequence of Keras callbacks. Defaults to none.
+        from_logits: Boolean. As in `zoo.evaluate`. Defaults to `None`.
         data_dir: Path. Folder of the prepared datasets. Defaults to TFDS' folder.
         verbose: As in `keras.Model.fit`. Defaults to `"auto"`.
 
     Returns:
-        A `Report` with the trained model, which has the `categories` of a dataset that
-        is given by name.
+        A `Report` with the trained model, which has the `categories` of the data if
+        these are known: the labels of a dataset, the names of subfolders.
 
     Raises:
         ValueError: If an argument or the recipe is wrong, the recipe is for another
@@ -127,51 +141,55 @@ def train(
     >>> sorted(report.history)
     ['accuracy', 'loss', 'val_accuracy', 'val_loss']
     """
-    folder = pathlib.Path(output_dir) if output_dir is not None else None
-    check_output_dir(folder, resume)
+    folder = pathlib.Path(output_dir).expanduser() if output_dir is not None else None
+    _check_output_dir(folder, resume)
     scope = _strategy_scope(model)
-    data = load_training_data(dataset, split, validation_data, data_dir)
-    given = {"seed": seed, "epochs": epochs, "batch_size": batch_size}
-    recipe = _complete_recipe(recipe, model, dataset, data.images, given)
-    description = _describe(model, dataset, recipe, split)
-    batches = _make_batches(data, recipe)
-    keras.utils.set_random_seed(recipe.seed)
+    name = data if isinstance(data, str) and find_path(data) is None else None
+    given = {"seed": seed, "epochs": epochs, "batch_size": batch_size, "dataset": name}
+    completed = _complete_recipe(recipe, model, given)
+    options = {"data_dir": data_dir, **_image_form(model, completed)}
+    examples, validation = load_training_data(data, split, validation_data, **options)
+    completed = _check_augmentation(completed, examples, is_default=recipe is None)
+    batches = _make_batches(examples, completed)
+    keras.utils.set_random_seed(completed.seed)
+    description = _describe(model, name, completed, split)
     with scope:
-        model = _build(model, dataset, data, recipe)
-        compile_model(model, recipe, batches.steps_per_epoch)
+        model = _build(model, examples, completed)
+        compile_model(model, completed, batches.steps_per_epoch, from_logits)
+    shared = folder
     if not is_chief(model):  # Of several workers, the chief alone writes.
         folder, verbose = None, 0
     recorder, hooks = _make_callbacks(callbacks, folder, gradient_norms)
     saving: Any = contextlib.nullcontext()
-    if output_dir is not None:
+    if shared:
         checkpoint = ExactResume(
-            pathlib.Path(output_dir, "checkpoint"),
+            shared / "checkpoint",
             save_freq=save_freq,
             callbacks=hooks,
             data=batches,
-            description={**description, "data": data.checksum()},
+            description={**description, "data": examples.checksum()},
         )
         if folder and not checkpoint.has_checkpoint():
-            _start_folder(folder, description)
+            _start_folder(folder, description, data, examples)
         hooks, saving = [*hooks, checkpoint], checkpoint.saving_when_stopped()
     started = time.perf_counter()
     with saving, _closing_files(hooks):
         history = model.fit(
             batches,
-            epochs=recipe.epochs,
+            epochs=completed.epochs,
             steps_per_epoch=batches.steps_per_epoch,
-            validation_data=data.validation,
+            validation_data=validation,
             validation_batch_size=1000,
             shuffle=False,
             callbacks=hooks,
             verbose=verbose,
         )
     seconds = time.perf_counter() - started
-    _save_weights(model, folder)
-    return Report(model, recipe, dict(history.history), seconds, folder, recorder)
+    _save_model(model, folder)
+    return Report(model, completed, dict(history.history), seconds, folder, recorder)
 
 
-def check_output_dir(folder: pathlib.Path | None, resume: bool) -> None:
+def _check_output_dir(folder: pathlib.Path | None, resume: bool) -> None:
     """Raises an error if a run cannot start, or cannot be resumed, in a folder."""
     if resume and folder is None:
         raise ValueError("`resume` needs a folder. Received: output_dir=None.")
@@ -206,54 +224,61 @@ def _strategy_scope(model: str | keras.Model) -> Any:
 
 
 def _complete_recipe(
-    recipe: Recipe | PathLike | None,
-    model: str | keras.Model,
-    dataset: str | ArrayPair,
-    images: np.ndarray,
-    given: dict[str, Any],
+    recipe: Recipe | PathLike | None, model: str | keras.Model, given: dict[str, Any]
 ) -> Recipe:
     """Returns the recipe to run, with the arguments given to `train`."""
     given = {name: value for name, value in given.items() if value is not None}
-    if isinstance(dataset, str):
-        given["dataset"] = dataset
     if recipe is None:
         name = model if isinstance(model, str) else model.name
         recipe = default_recipe(name, given.get("dataset", "mnist"))
-        if images.ndim != 4:
-            given["augmentation"] = {}
     elif not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe)
+    if isinstance(model, str):
+        check_name(model)
     if isinstance(model, str) and model != recipe.model:
         raise ValueError(
             f"The recipe is for the model {recipe.model!r}. Received: model={model!r}."
         )
-    recipe = dataclasses.replace(recipe, **given)
-    if recipe.augmentation and images.ndim != 4:
+    return dataclasses.replace(recipe, **given)
+
+
+def _image_form(model: str | keras.Model, recipe: Recipe) -> dict[str, Any]:
+    """Returns the shape and the normalization of image files for a model."""
+    if isinstance(model, str):
+        return {"shape": tuple(recipe.arguments.get("input_shape", (28, 28, 1)))}
+    shape = model.input_shape[1:] if model.built else (28, 28, 1)
+    return {"shape": shape, "form": find_data(model)[1]}
+
+
+def _check_augmentation(
+    recipe: Recipe, examples: LabeledImages, *, is_default: bool
+) -> Recipe:
+    if recipe.augmentation and examples.images.ndim != 4:
+        if is_default:
+            return dataclasses.replace(recipe, augmentation={})
         raise ValueError(
             "The `augmentation` of a recipe needs images of shape (n, height, width, "
             "channels). Reshape them, or use a recipe without it. Received: images of "
-            f"shape {images.shape}."
+            f"shape {examples.images.shape}."
         )
     return recipe
 
 
 def _describe(
-    model: str | keras.Model, dataset: str | ArrayPair, recipe: Recipe, split: str
+    model: str | keras.Model, name: str | None, recipe: Recipe, split: str
 ) -> dict[str, Any]:
     """Returns the description of a run, with `None` for objects that have no name."""
-    fields = dataclasses.asdict(recipe)
+    fields = dataclasses.asdict(recipe) | {"dataset": name}
     if not isinstance(model, str):
         fields["model"] = fields["arguments"] = None
-    if not isinstance(dataset, str):
-        fields["dataset"] = None
     return {"recipe": fields, "split": split}
 
 
-def _make_batches(data: TrainingData, recipe: Recipe) -> ShuffledBatches:
+def _make_batches(examples: LabeledImages, recipe: Recipe) -> ShuffledBatches:
     augment = functools.partial(distort, **recipe.augmentation)
     return ShuffledBatches(
-        data.images,
-        data.labels,
+        examples.images,
+        examples.labels,
         recipe.batch_size,
         seed=recipe.seed,
         augment=augment if recipe.augmentation else None,
@@ -262,19 +287,22 @@ def _make_batches(data: TrainingData, recipe: Recipe) -> ShuffledBatches:
 
 
 def _build(
-    model: str | keras.Model,
-    dataset: str | ArrayPair,
-    data: TrainingData,
-    recipe: Recipe,
+    model: str | keras.Model, examples: LabeledImages, recipe: Recipe
 ) -> keras.Model:
     if isinstance(model, str):
-        shapes = {"input_shape": data.images.shape[1:], "classes": data.classes}
-        model = create(model, **shapes, **recipe.arguments)
+        classes = len(examples.categories or ()) or int(examples.labels.max()) + 1
+        shapes = {"input_shape": examples.images.shape[1:], "classes": classes}
+        model = create(model, **(shapes | recipe.arguments))
     elif not model.built:
-        model.build((None, *data.images.shape[1:]))
-    if isinstance(dataset, str):
-        info = dataset_info(dataset)
-        describe_data(model, info.classes, info.normalization)
+        model.build((None, *examples.images.shape[1:]))
+    outputs = model.output_shape[-1]
+    if outputs <= examples.labels.max():
+        raise ValueError(
+            f"The model {model.name!r} has {outputs} classes. Received: data with the "
+            f"label {examples.labels.max()}."
+        )
+    if examples.categories and len(examples.categories) == outputs:
+        describe_data(model, examples.categories, examples.normalization)
     return model
 
 
@@ -294,7 +322,12 @@ def _make_callbacks(
     return recorder, hooks
 
 
-def _start_folder(folder: pathlib.Path, description: dict[str, Any]) -> None:
+def _start_folder(
+    folder: pathlib.Path,
+    description: dict[str, Any],
+    data: Data,
+    examples: LabeledImages,
+) -> None:
     """Writes `run.json`, and removes the log of a run that left no checkpoint."""
     (folder / "log.csv").unlink(missing_ok=True)
     backend = keras.backend.backend()
@@ -303,7 +336,13 @@ def _start_folder(folder: pathlib.Path, description: dict[str, Any]) -> None:
         "keras": keras.__version__,
         backend: importlib.metadata.version(backend),
     }
-    text = json.dumps({**description, "versions": versions}, indent=2)
+    about = {
+        "source": str(data) if isinstance(data, str | os.PathLike) else None,
+        "images": examples.images.shape,
+        "categories": examples.categories,
+        "normalization": examples.normalization,
+    }
+    text = json.dumps({**description, "data": about, "versions": versions}, indent=2)
     (folder / "run.json").write_text(text + "\n", "utf-8")
 
 
@@ -321,16 +360,16 @@ def _closing_files(hooks: list[keras.callbacks.Callback]) -> Iterator[None]:
                 file.close()
 
 
-def _save_weights(model: keras.Model, folder: pathlib.Path | None) -> None:
-    """Writes the weights and the state of the optimizer; all workers wait for it."""
+def _save_model(model: keras.Model, folder: pathlib.Path | None) -> None:
+    """Writes the model with its optimizer; all workers wait for it."""
     if folder:
         # While it saves, Keras creates an optimizer. Under a distribution, all
         # processes would have to take part in that.
         distribution = keras.distribution.distribution()
         keras.distribution.set_distribution(None)
         try:
-            with atomic_write(folder / "trained.weights.h5") as unfinished:
-                model.save_weights(unfinished)
+            with atomic_write(folder / TRAINED) as unfinished:
+                model.save(unfinished)
         finally:
             keras.distribution.set_distribution(distribution)
     gather(model, np.zeros(1))

@@ -54,7 +54,7 @@ def test_info_describes_a_model_and_a_run(run, trained):
     code, output, errors = run("info", "lenet5")
     assert (code, errors) == (0, "")
     assert all(word in output for word in ("LeNet-5", "61,706", "lenet5.mnist.v1"))
-    code, output, errors = run("info", trained / "trained.weights.h5", "--json")
+    code, output, errors = run("info", trained, "--json")
     assert (code, errors) == (0, "")
     assert json.loads(output)["recipe"]["model"] == "shallow_mlp"
 
@@ -84,7 +84,7 @@ def test_prepare_and_publish_pass_their_arguments(run, monkeypatch, recipe, tmp_
     code, output, _ = run("publish", recipe, "--seed", 4, "--seed", 5)
     assert code == 0
     assert output.startswith("lenet5.mnist.v1 is published")
-    assert publish.call_args.args == (recipe,)
+    assert publish.call_args.args == (str(recipe),)
     assert publish.call_args.kwargs["seeds"] == [4, 5]
 
 
@@ -106,15 +106,15 @@ def test_train_refuses_a_folder_that_holds_a_run(run, trained):
     assert str(trained) in errors
     code, output, _ = run(*words, "--resume")
     assert code == 0
-    assert "trained.weights.h5" in output
+    assert "trained.keras" in output
 
 
-def test_evaluate_takes_trained_weights(run, trained):
-    words = ["evaluate", trained / "trained.weights.h5", "--split", "validation"]
+def test_evaluate_takes_a_run(run, trained):
+    words = ["evaluate", trained, "--split", "validation"]
     code, output, errors = run(*words, "--json")
     assert (code, errors) == (0, "")
     scores = json.loads(output)
-    assert scores["dataset"] == "digits-sample"
+    assert scores["data"] == "digits-sample"
     assert scores["accuracy"] > 0.7
     assert scores["images"] == 1_000
 
@@ -129,15 +129,58 @@ def test_evaluate_prints_the_accuracy_of_the_model(run):
 
 
 def test_a_damaged_or_missing_description_is_one_error(run, trained, tmp_path):
-    file = tmp_path / "mine.weights.h5"
-    shutil.copy(trained / "trained.weights.h5", file)
+    file = tmp_path / "mine.keras"
+    shutil.copy(trained / "trained.keras", file)
     code, _, errors = run("evaluate", file)
     assert (code, errors.count("\n")) == (1, 1)
-    assert "No run.json" in errors
+    assert "Name the data" in errors
     (tmp_path / "run.json").write_text("{", "utf-8")
-    code, _, errors = run("export", file, "serving")
+    code, _, errors = run("evaluate", file)
     assert (code, errors.count("\n")) == (1, 1)
     assert str(tmp_path / "run.json") in errors
+
+
+def test_a_folder_of_images_becomes_a_model_that_serves(run, tmp_path):
+    """Red and blue squares, which only the names of their folders tell."""
+    for name, color in (("red", (200, 30, 30)), ("blue", (20, 20, 220))):
+        for split in ("train", "validation"):
+            (tmp_path / "squares" / split / name).mkdir(parents=True)
+            for side in range(20, 28):
+                image = Image.new("RGB", (side, side), color)
+                image.save(tmp_path / "squares" / split / name / f"{side}.png")
+    (tmp_path / "recipe.toml").write_text(
+        'model = "lenet5"\ndataset = "squares"\nepochs = 8\nbatch_size = 4\n'
+        "arguments = { input_shape = [16, 16, 3] }\n"
+    )
+    words = ["--data", "squares", "--recipe", "recipe.toml"]
+    code, output, errors = run("train", "lenet5", *words)
+    assert (code, errors) == (0, "")
+    assert "val_accuracy 1.0000" in output
+    assert "runs/lenet5.squares/trained.keras" in output
+    _, output, errors = run("evaluate", "runs/lenet5.squares", "--split", "train")
+    assert "squares" in output, errors
+    words = ["--weights", "runs/lenet5.squares", "--json"]
+    _, output, _ = run("predict", "squares/train/red/20.png", *words)
+    assert json.loads(output)[0]["label"] == "red"
+    code, _, errors = run("export", "runs/lenet5.squares", "serving/squares")
+    assert (code, errors) == (0, "")
+    assert zoo.load_exported(tmp_path / "serving/squares").labels == ("blue", "red")
+
+
+def test_compare_prints_one_table(run):
+    words = ["shallow_mlp.mnist", "lenet5.mnist", "--data", "digits-sample"]
+    code, output, errors = run("compare", *words)
+    assert (code, errors) == (0, "")
+    assert "interval" in output
+    _, output, _ = run("compare", *words, "--json")
+    rows = json.loads(output)
+    assert [row["model"] for row in rows] == words[:2]
+
+
+def test_recipe_prints_a_recipe_that_can_be_used(run, tmp_path):
+    _, output, _ = run("recipe", "lenet5.mnist")
+    (tmp_path / "own.toml").write_text(output, "utf-8")
+    assert zoo.load_recipe("own.toml") == zoo.load_recipe("lenet5.mnist")
 
 
 # Predicting
@@ -227,7 +270,7 @@ def test_export_writes_numbered_versions(run, tmp_path):
 
 
 def test_export_writes_the_labels_of_a_run_and_those_of_a_file(run, trained, tmp_path):
-    code, _, errors = run("export", trained / "trained.weights.h5", "digits")
+    code, _, errors = run("export", trained, "digits")
     assert code == 0, errors
     assert zoo.load_exported(tmp_path / "digits").labels == tuple("0123456789")
 

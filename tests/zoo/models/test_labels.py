@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import zoo
-from zoo.models.labels import describe_data, find_data, load_model
+from zoo.models.labels import describe_data, find_data
 
 CLOTHES = zoo.get_weights("lenet5", "fashion_mnist").categories
 
@@ -37,7 +37,7 @@ def test_a_keras_file_keeps_the_labels_of_any_model(kind, tmp_path):
         model = keras.Sequential(layers)
     describe_data(model, ("cat", "dog"))
     model.save(tmp_path / "f.keras")
-    loaded = load_model(tmp_path / "f.keras")
+    loaded = zoo.load_model(tmp_path / "f.keras")
     assert find_data(loaded) == (("cat", "dog"), None)
     x = np.zeros((1, *model.input_shape[1:]))
     plain = keras.saving.load_model(tmp_path / "f.keras")

@@ -85,7 +85,7 @@ def test_lost_workers_end_the_others_and_nothing_is_lost(of_two, tmp_path):
         assert workers[1 - lost].returncode != 0
         workers[lost].kill()
         workers[lost].communicate()
-    assert not (folder / "trained.weights.h5").exists()
+    assert not (folder / "trained.keras").exists()
     workers = start_workers(WORKER, folder, 4)
     wait_for_checkpoints(folder, names, 1)
     # A second without an answer, of the ten that TensorFlow waits, is harmless.

@@ -46,13 +46,12 @@ def test_publish_writes_weights_and_card(folder, prepared_data_dir, monkeypatch)
     assert card.parameters == 784 * 800 + 800 + 800 * 10 + 10
     assert card.arguments == {"hidden_units": 800, "activation": "relu"}
     assert card.metrics["images"] == 10_000
-    assert card.command == "zoo publish zoo/published/shallow_mlp.mnist.v9.toml"
+    assert card.command == "zoo publish shallow_mlp.mnist.v9"
 
     accuracies = []
     test = zoo.load_dataset("mnist", "test", as_="numpy", data_dir=prepared_data_dir)
     for seed in (0, 1, 2):
-        path = folder / f"runs/{card.id}/seed{seed}/trained.weights.h5"
-        model = zoo.ShallowMLP(weights=path)
+        model = zoo.load_model(folder / f"runs/{card.id}/seed{seed}")
         model.set_weights([w.astype("float16") for w in model.get_weights()])
         accuracies.append(zoo.evaluate(model, test)["accuracy"])
     assert card.metrics["accuracy"] == accuracies[0]
@@ -98,7 +97,7 @@ def test_recipe_weights_and_card_are_written_together(
     assert files_of(folder) == {}
     card = publish(folder, prepared_data_dir, "new.toml", seeds=[4, 5])
     assert (folder / "published" / f"{card.id}.toml").read_text("utf-8") == RECIPE
-    assert card.command == f"zoo publish zoo/published/{card.id}.toml --seed 4 --seed 5"
+    assert card.command == f"zoo publish {card.id} --seed 4 --seed 5"
     assert sorted(files_of(folder)) == [
         f"{card.id}.{suffix}" for suffix in ("json", "toml", "weights.h5")
     ]

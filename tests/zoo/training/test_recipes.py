@@ -75,8 +75,14 @@ def test_fields_of_other_types_or_out_of_range(field, value, message):
 def test_default_recipe():
     assert default_recipe("lenet5", "fashion_mnist").id == "lenet5.fashion_mnist.v1"
     assert default_recipe("lenet5", "kmnist").dataset == "kmnist"
-    with pytest.raises(ValueError, match="No recipe for 'my_model': pass one"):
-        default_recipe("my_model", "mnist")
+    assert default_recipe("my_model", "mnist") == Recipe("my_model", "mnist")
+
+
+def test_a_recipe_is_found_by_the_name_of_its_weights():
+    expected = Recipe.from_dict(zoo.get_weights("lenet5.mnist").recipe)
+    assert zoo.load_recipe("lenet5.mnist") == expected
+    with pytest.raises(ValueError, match="Did you mean 'mnist'"):
+        zoo.load_recipe("lenet5.mnits")
 
 
 def compiled(activation="softmax", **changes):

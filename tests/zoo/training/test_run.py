@@ -55,8 +55,8 @@ def test_same_recipe_and_seed_give_the_same_weights():
 def test_output_dir_holds_everything(tmp_path):
     recipe = dataclasses.replace(RECIPE, dataset="mnist")
     report = train(recipe, output_dir=tmp_path, gradient_norms=True)
-    trained = tmp_path / "trained.weights.h5"
-    model = zoo.DeepMLP([32, 32], activation="relu", weights=trained)
+    model = zoo.load_model(tmp_path)
+    assert model.categories == zoo.dataset_info("mnist").classes
     x, _ = zoo.load_dataset("digits-sample", "validation", as_="numpy")
     np.testing.assert_array_equal(
         model.predict(x[:9], verbose=0), report.model.predict(x[:9], verbose=0)
@@ -102,7 +102,7 @@ def test_a_resumed_run_equals_an_undisturbed_one(tmp_path):
     folder = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
         train(output_dir=folder, callbacks=[Crash()], **settings)
-    assert not (folder / "trained.weights.h5").exists()
+    assert not (folder / "trained.keras").exists()
     assert recorded(folder, "step") == list(range(60))
     with (folder / "log.csv").open("a", newline="") as file:
         # An epoch after the checkpoint, and a line in which the process was killed.
@@ -149,10 +149,10 @@ def test_a_finished_run_is_not_changed_by_another(tmp_path, monkeypatch):
         zoo.train("deep_mlp", arrays, RECIPE, output_dir=tmp_path, resume=True)
 
     def save_a_part(model, path):
-        path.write_bytes(b"HDF")
+        path.write_bytes(b"PK")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(keras.Model, "save_weights", save_a_part)
+    monkeypatch.setattr(keras.Model, "save", save_a_part)
     with pytest.raises(KeyboardInterrupt):
         train(output_dir=tmp_path, epochs=1, resume=True)
     assert contents(tmp_path) == before

@@ -1,0 +1,121 @@
+"""All forms of data that training and evaluation take."""
+
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+import zoo
+from zoo.data.examples import find_path, load_examples, load_training_data
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (12, 28, 28, 1), "uint8")
+LABELS = np.arange(12) % 3
+NAMES = ("ant", "bee", "cat")
+
+
+class Batches(keras.utils.PyDataset):
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        part = slice(4 * index, 4 * index + 4)
+        return IMAGES[part], LABELS[part]
+
+
+def save_images(folder, only=NAMES):
+    """Writes the images as files, in a subfolder per class."""
+    for number, (image, label) in enumerate(zip(IMAGES, LABELS, strict=True)):
+        if NAMES[label] in only:
+            (folder / NAMES[label]).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image[..., 0]).save(
+                folder / NAMES[label] / f"{number:02}.png"
+            )
+    return folder
+
+
+def in_form(form, folder):
+    import tensorflow as tf
+
+    if form == "npz":
+        np.savez(folder / "x.npz", x=IMAGES, y=LABELS[:, None], categories=NAMES)
+        return folder / "x.npz"
+    return {
+        "arrays": (IMAGES, LABELS),
+        "folder": str(save_images(folder / "pets")),
+        "dataset": tf.data.Dataset.from_tensor_slices((IMAGES, LABELS)),
+        "batches": tf.data.Dataset.from_tensor_slices((IMAGES, LABELS)).batch(5),
+        "pydataset": Batches(),
+    }[form]
+
+
+FORMS = ["arrays", "folder", "npz", "dataset", "batches", "pydataset"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_gives_the_same_examples(form, tmp_path):
+    examples = load_examples(in_form(form, tmp_path), "train")
+    order = np.argsort(LABELS, kind="stable") if form == "folder" else np.arange(12)
+    np.testing.assert_array_equal(examples.images, IMAGES[order])
+    np.testing.assert_array_equal(examples.labels, LABELS[order])
+    named = form in ("folder", "npz")
+    assert examples.categories == (NAMES if named else None)
+
+
+@pytest.mark.parametrize("kind", ["folder", "npz"])
+def test_splits_are_found(kind, tmp_path):
+    data = tmp_path
+    if kind == "folder":
+        for split in ("train", "validation"):
+            save_images(data / split)
+    else:
+        data = tmp_path / "mnist.npz"
+        arrays = {f"x_{s}": IMAGES for s in ("train", "validation")}
+        np.savez(data, **arrays, y_train=LABELS, y_validation=LABELS)
+    examples, validation = load_training_data(data, "train", None)
+    assert len(examples.images) == len(validation[0]) == 12
+    examples, validation = load_training_data(data, "train+validation", None)
+    assert (len(examples.images), validation) == (24, None)
+    with pytest.raises(ValueError, match=r"test.* Received: data="):
+        load_examples(data, "test")
+
+
+def test_data_without_splits_are_not_validated_on_what_they_train(tmp_path):
+    for form in ("folder", "npz"):
+        data = in_form(form, tmp_path)
+        assert load_training_data(data, "train", None)[1] is None
+        with pytest.raises(ValueError, match="validation"):
+            load_examples(data, "validation")
+
+
+def test_labels_are_matched_by_name(tmp_path):
+    """A folder of some classes, or with another order, is not mistaken for others."""
+    pair = load_examples(save_images(tmp_path, only=("bee", "cat")), "test")
+    assert pair.categories == ("bee", "cat")
+    assert set(pair.labels_in(NAMES)) == {1, 2}
+    assert set(pair.labels_in(NAMES[::-1])) == {0, 1}
+    with pytest.raises(ValueError, match=r"does not know.*Received: \['bee'\]"):
+        pair.labels_in(("ant", "cat"))
+
+
+def test_a_name_is_never_a_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("mnist", "photos"):
+        (tmp_path / name).mkdir()
+    assert find_path("mnist") is None
+    assert find_path("photos") == pathlib.Path("photos")
+    assert find_path("~/x.npz") == pathlib.Path.home() / "x.npz"
+    with pytest.raises(ValueError, match="Did you mean 'mnist'"):
+        load_examples("mnits", "train")
+    with pytest.raises(FileNotFoundError, match=r"Received: data='photos/x'"):
+        load_examples("photos/x", "train")
+    with pytest.raises(ValueError, match=r"a subfolder of images for each class"):
+        load_examples("photos", "train")
+
+
+def test_endless_and_unknown_data_are_refused():
+    endless = zoo.load_dataset("digits-sample", batch_size=10).repeat()
+    for data in (endless, 7, None, [1, 2, 3]):
+        with pytest.raises(ValueError, match="Received: "):
+            load_examples(data, "train")

@@ -1,0 +1,208 @@
+"""Images and their labels, in all forms in which users have them."""
+
+import contextlib
+import os
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from zoo.data.catalog import DESCRIBED, PathLike
+from zoo.data.datasets import dataset_info, load_dataset
+from zoo.data.images import find_images, read_image
+
+ArrayPair = tuple[np.ndarray, np.ndarray]  # `(images, labels)`
+Data = Any  # the argument `data`, which `zoo.train` describes
+
+
+class MissingSplitError(ValueError):
+    """Raised when data have no split of a name."""
+
+
+class LabeledImages(NamedTuple):
+    """Images `(n, ...)` and their labels `(n,)`, indices of `categories` if known."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    categories: tuple[str, ...] | None = None
+    normalization: str | None = None
+
+    def checksum(self) -> int:
+        """Returns the checksum by which a resumed run recognizes its data."""
+        of_images = zlib.crc32(np.ascontiguousarray(self.images).data)
+        return zlib.crc32(np.ascontiguousarray(self.labels).data, of_images)
+
+    def labels_in(self, categories: Sequence[str] | None) -> np.ndarray:
+        """Returns the labels as indices of the categories of a model."""
+        if not self.categories or not categories:
+            return self.labels
+        if unknown := sorted(set(self.categories) - set(categories)):
+            raise ValueError(
+                "The data have labels that the model does not know. Expected: "
+                f"{list(categories)}. Received: {unknown}."
+            )
+        order = [categories.index(category) for category in self.categories]
+        return np.take(order, self.labels)
+
+
+def load_examples(
+    data: Data,
+    split: str,
+    *,
+    data_dir: PathLike | None = None,
+    shape: tuple[int, ...] = (28, 28, 1),
+    form: str | None = None,
+) -> LabeledImages:
+    """Loads images and labels into memory.
+
+    Args:
+        data: As in `zoo.train`.
+        split: String. Which images of a dataset, a folder or a file to load.
+        data_dir: Path. Folder of the prepared datasets. Defaults to TFDS' folder.
+        shape: Tuple. Shape of the pixels that the files of a folder become.
+        form: String. Their normalization, see `zoo.read_images`. Defaults to `None`.
+
+    Raises:
+        ValueError: If `data` has another form, or no such split.
+    """
+    path = find_path(data)
+    if path is not None and path.is_dir():
+        return _read_folder(path, split, shape, form)
+    if path is not None:
+        return _read_npz(path, split)
+    if isinstance(data, str):
+        info = dataset_info(data)
+        images, labels = load_dataset(data, split, as_="numpy", data_dir=data_dir)
+        return LabeledImages(images, labels, info.classes, info.normalization)
+    arrays = data if isinstance(data, tuple | list) else _collect(data)
+    names = getattr(data, "class_names", None)  # of `image_dataset_from_directory`
+    return LabeledImages(*check_examples(arrays), names and tuple(names))
+
+
+def load_training_data(
+    data: Data, split: str, validation_data: Data, **options: Any
+) -> tuple[LabeledImages, ArrayPair | None]:
+    """Loads images to train on, and those to validate on or `None`."""
+    if split not in ("train", "train+validation"):
+        raise ValueError(
+            "`split` must be 'train' or 'train+validation': test images are not used "
+            f"for training. Received: split={split!r}."
+        )
+    examples, validation = load_examples(data, split, **options), None
+    if validation_data is not None:
+        validation = load_examples(validation_data, "validation", **options)
+    elif split == "train" and isinstance(data, str | os.PathLike):
+        with contextlib.suppress(MissingSplitError):
+            validation = load_examples(data, "validation", **options)
+    if validation is None:
+        return examples, None
+    return examples, (validation.images, validation.labels_in(examples.categories))
+
+
+def find_path(data: Data) -> Path | None:
+    """Returns the path that `data` is, or `None`. A dataset's name is never a path."""
+    if not isinstance(data, str | os.PathLike) or data in DESCRIBED:
+        return None
+    path = Path(data).expanduser()
+    is_name = isinstance(data, str) and path.name == data and path.suffix != ".npz"
+    return None if is_name and not path.exists() else path
+
+
+def check_examples(examples: Any) -> ArrayPair:
+    """Returns `(images, labels)` as arrays of shapes `(n, ...)` and `(n,)`."""
+    images, labels, *others = map(np.asarray, examples)
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if (
+        images.ndim < 2
+        or labels.ndim != 1
+        or not 0 < len(images) == len(labels)
+        or not np.issubdtype(labels.dtype, np.integer)
+        or labels.min() < 0
+        or others
+    ):
+        raise ValueError(
+            "Images and labels must have the shapes (n, ...) and (n,) or (n, 1), with "
+            "integer labels from 0, and no sample weights. Received: images of shape "
+            f"{images.shape}, {labels.dtype} labels of shape {np.shape(examples[1])}"
+            f"{', and more' if others else ''}."
+        )
+    return images, labels
+
+
+def _collect(data: Any) -> tuple[np.ndarray, ...]:
+    """Draws all batches of a `tf.data.Dataset` or a `PyDataset`."""
+    batches: list[Any] = []
+    if hasattr(data, "as_numpy_iterator") and data.cardinality() != -1:  # endless
+        if data.element_spec[-1].shape.rank == 0:
+            data = data.batch(1024)
+        batches = list(data.as_numpy_iterator())
+    elif count := getattr(data, "num_batches", None):
+        batches = [data[index] for index in range(count)]
+    if not batches:
+        raise ValueError(
+            "Data must be the name of a dataset, a folder with a subfolder of images "
+            "per class, a .npz file, (images, labels), or a finite `tf.data.Dataset` "
+            f"or `PyDataset` of (images, labels). Received: data={repr(data)[:200]} "
+            f"(of type {type(data).__name__})."
+        )
+    return tuple(map(np.concatenate, zip(*batches, strict=True)))
+
+
+def _read_npz(path: Path, split: str) -> LabeledImages:
+    if path.suffix != ".npz" or not path.is_file():
+        raise FileNotFoundError(
+            "Data must be a folder with a subfolder of images per class, or a .npz "
+            f"file. Received: data={str(path)!r}."
+        )
+    with np.load(path) as file:
+        found = [
+            (file[f"x_{part}"], file[f"y_{part}"])
+            for part in split.split("+")
+            if {f"x_{part}", f"y_{part}"} <= file.keys()
+        ]
+        if not found and split != "validation" and {"x", "y"} <= file.keys():
+            found = [(file["x"], file["y"])]
+        if not found:
+            raise MissingSplitError(
+                f"The file needs the arrays x_{split} and y_{split}, or x and y. "
+                f"Received: data={str(path)!r} with {sorted(file)}."
+            )
+        arrays = check_examples([*map(np.concatenate, zip(*found, strict=True))])
+        names = map(str, file["categories"]) if "categories" in file else ()
+        return LabeledImages(*arrays, tuple(names) or None)
+
+
+def _read_folder(
+    folder: Path, split: str, shape: tuple[int, ...], form: str | None
+) -> LabeledImages:
+    """Reads a folder of classes, or of splits that are folders of classes."""
+    if None in shape:
+        raise ValueError(
+            "The files of a folder become images of one size, which the model must "
+            f"have. Received: input_shape={shape}."
+        )
+    parts = [folder / part for part in ("train", "validation", "test")]
+    parts = [part for part in parts if _subfolders(part)]
+    if not parts and split != "validation":
+        classes = _subfolders(folder)
+    else:
+        chosen = [part for part in parts if part.name in split.split("+")]
+        classes = [path for part in chosen for path in _subfolders(part)]
+    names = tuple(sorted({path.name for path in classes}))
+    if len(names) < 2:
+        raise MissingSplitError(
+            f"The folder needs a subfolder of images for each class, or {split} with "
+            f"these. Received: data={str(folder)!r} with the classes {list(names)}."
+        )
+    files = [(file, path.name) for path in classes for file in find_images([path])[0]]
+    images = np.stack([read_image(file, shape, form) for file, _ in files])
+    labels = np.array([names.index(name) for _, name in files])
+    return LabeledImages(images, labels, names, form)
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    paths = folder.iterdir() if folder.is_dir() else ()
+    return sorted(p for p in paths if p.is_dir() and not p.name.startswith("."))
