@@ -35,6 +35,26 @@ np.testing.assert_array_equal(answer["class_id"], model.predict(images[:8]).argm
 print("installed in", zoo.__file__)
 """
 
+WITHOUT_TENSORFLOW = """
+import zoo
+
+report = zoo.train("lenet5", "digits-sample", epochs=1, gradient_norms=True, verbose=0)
+assert report.gradient_norms.diagnose().verdict
+images, labels = zoo.load_dataset("digits-sample", "validation")
+assert zoo.evaluate(zoo.LeNet5(weights="mnist"), (images, labels))["accuracy"] > 0.98
+for needs_tensorflow in (
+    lambda: zoo.export(report.model, "serving"),
+    lambda: zoo.load_dataset("digits-sample", as_="tf.data"),
+    lambda: zoo.serving.Client("grpc://localhost:8500", "lenet5"),
+):
+    try:
+        needs_tensorflow()
+    except ModuleNotFoundError as error:
+        assert "Received: " in str(error), error
+    else:
+        raise AssertionError(needs_tensorflow)
+"""
+
 # Names that a type checker must find, and one error that it must report.
 TYPED = """
 import zoo
@@ -54,6 +74,11 @@ def run(*command, cwd=None, env=None):
     return result.stdout
 
 
+def names_in(wheel):
+    with zipfile.ZipFile(wheel) as file:
+        return sorted(file.namelist())
+
+
 @pytest.fixture(scope="module")
 def archives(tmp_path_factory):
     """The sdist, and the wheel that is built from it, in a copy of the checkout."""
@@ -63,6 +88,11 @@ def archives(tmp_path_factory):
     before = sorted(copy.iterdir())
     folder = copy.parent / "dist"
     run(sys.executable, "-m", "build", "--outdir", folder, copy)
+    # `pip install .` builds from the checkout, which has a link that the sdist has not.
+    direct = copy.parent / "direct"
+    run(sys.executable, "-m", "build", "--wheel", "--outdir", direct, copy)
+    [wheel], [other] = folder.glob("*.whl"), direct.glob("*.whl")
+    assert names_in(wheel) == names_in(other)
     assert sorted(copy.iterdir()) == before, "a build leaves files behind"
     return next(folder.glob("*.tar.gz")), next(folder.glob("*.whl"))
 
@@ -71,7 +101,7 @@ def test_wheel_holds_code_weights_and_types_and_nothing_else(archives):
     _, wheel = archives
     assert wheel.name == f"gradzoo-{zoo.__version__}-py3-none-any.whl"
     assert wheel.stat().st_size < 12e6
-    names = [n for n in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in n]
+    names = [name for name in names_in(wheel) if ".dist-info/" not in name]
     assert not [name for name in names if "__pycache__" in name]
     assert {name.split("/")[0] for name in names} == {"zoo"}
     assert {"zoo/py.typed", "zoo/__init__.pyi", "zoo/callbacks/py.typed"} < set(names)
@@ -125,6 +155,24 @@ def find_python(version):
     command = [program, "-c", "import sys; print(sys.executable)"]
     result = subprocess.run(command, env=env, capture_output=True, text=True)
     return result.stdout.strip() if result.returncode == 0 else None
+
+
+@pytest.mark.endurance
+def test_install_without_tensorflow(archives, tmp_path):
+    """The commands of the README, with the wheel in the place of the checkout."""
+    readme = (ROOT / "README.md").read_text("utf-8")
+    block = readme.partition("## Without TensorFlow")[2].partition("```")[2]
+    commands = block.partition("```")[0].splitlines()[1:]
+    run(sys.executable, "-m", "venv", tmp_path / "env")
+    env = os.environ | {"PATH": f"{tmp_path}/env/bin:{os.environ['PATH']}"}
+    for command in commands:
+        if command.startswith("export "):
+            env |= [command.removeprefix("export ").split("=")]
+        else:
+            run(*command.replace(" .", f" {archives[1]}").split(), env=env)
+    run("python", "-c", WITHOUT_TENSORFLOW, cwd=tmp_path, env=env)
+    assert "lenet5.mnist" in run("zoo", "list", cwd=tmp_path, env=env)
+    shutil.rmtree(tmp_path / "env")
 
 
 @pytest.mark.endurance
