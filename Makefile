@@ -9,7 +9,7 @@ INSTALLED = $(VENV)/.installed
 
 .PHONY: demo test test-backends test-all lint docs redrawn bench clean
 
-# A tour of about a minute: weights, gradients, a table, figures, an export.
+# A tour of about a minute: weights, gradients, a table, a figure, an export.
 demo: $(INSTALLED)
 	$(BIN)/zoo demo
 

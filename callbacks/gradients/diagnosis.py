@@ -1,7 +1,9 @@
 """Finds faults of training that show in its gradient norms."""
 
 import dataclasses
+import html
 import itertools
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -80,6 +82,21 @@ class Diagnosis(tuple[Finding, ...]):
 
     def __str__(self) -> str:
         return "\n".join(map(str, self)) or "No fault found: the gradient is healthy."
+
+    def _repr_html_(self) -> str:
+        """Returns a table for notebooks, or a line if there are no findings."""
+        if not self:
+            return f"<p>{self}</p>"
+        rows = [_html_row("th", "finding", "layer", "since step", "figures", "remedy")]
+        for f in self:
+            cells = f.name, f.layer, str(f.step), f.description, f.advice
+            rows.append(_html_row("td", *cells))
+        return f"<table>{''.join(rows)}</table>"
+
+
+def _html_row(tag: str, *cells: str) -> str:
+    row = "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells)
+    return "<tr>" + re.sub("`(.+?)`", r"<code>\1</code>", row) + "</tr>"
 
 
 def diagnose(

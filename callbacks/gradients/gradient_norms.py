@@ -2,9 +2,10 @@
 
 import atexit
 import contextlib
+import html
 import os
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from .backend import recorder_class
 from .diagnosis import ADVICE, Diagnosis, diagnose
 from .instrumented_step import RecordGradients, check_private_names, replaced
-from .outputs import CSVOutput, TensorBoardOutput, to_dict, write_csv
+from .outputs import CSVOutput, TensorBoardOutput, to_dict, warn_if_behind, write_csv
 from .record import Record
 
 if TYPE_CHECKING:
@@ -48,8 +49,9 @@ class GradientNorms(keras.callbacks.Callback):
         csv: Path or `None`. A file for the columns of `to_dict`, written at the end of
             each epoch, when a train step fails and, after any other exception, when
             Python exits. Defaults to `None`.
-        log_dir: Path or `None`. A directory for TensorBoard: a scalar per layer, and
-            the histogram over layers of log10 of the norm. Defaults to `None`.
+        log_dir: Path or `None`. A directory for TensorBoard: log10 of each layer's
+            norm, if it is finite and not zero, the histogram of these over layers and,
+            with matplotlib, `plot` at the end of each epoch. Defaults to `None`.
         update_freq: `"batch"` or `"epoch"` (means over the epoch). How often to write
             to `log_dir`. Defaults to `"epoch"`.
         logs: Boolean. True to add each layer's mean over the epoch to the epoch's
@@ -154,9 +156,12 @@ class GradientNorms(keras.callbacks.Callback):
         # The base class keeps it as `_model`. Its property `model` is avoided here: on
         # JAX it copies the training state back into the model.
         super().set_model(model)
+        self._record.model = model.name
 
     def on_train_begin(self, logs: Any = None) -> None:
         check_private_names(self._model)
+        if self.logs:
+            warn_if_behind(self)
         if self.csv is not None:
             open(self.csv, "a").close()  # A path that cannot be written fails now.
         self._fit_begins_at = self._epoch_begins_at = self._read().end
@@ -237,6 +242,7 @@ class GradientNorms(keras.callbacks.Callback):
         """Returns the record, for `ExactResume`."""
         return {
             "recording": self._read().get_state(),
+            "model": self._record.model,
             "fit_begins_at": self._fit_begins_at,
             "epoch_begins_at": self._epoch_begins_at,
         }
@@ -245,6 +251,7 @@ class GradientNorms(keras.callbacks.Callback):
         """Restores what `get_state` returned, also in another process."""
         self._read()  # What the device holds belongs to the record that is replaced.
         self._record = self._recorder.record = Record.from_state(state["recording"])
+        self._record.model = state["model"]
         self._fit_begins_at = state["fit_begins_at"]
         self._epoch_begins_at = state["epoch_begins_at"]
         self._start_outputs()
@@ -331,14 +338,55 @@ class GradientNorms(keras.callbacks.Callback):
         """
         return diagnose(self._read(), vanishing, exploding, dead)
 
-    def plot(self) -> "Figure":
+    def plot(self, *others: "GradientNorms") -> "Figure":
         """Draws depth against step, with log10 of the norm as color.
 
         Needs matplotlib: `pip install gradzoo[plot]`. The input is at the top. Black
         is a norm of exactly zero, orange one that is NaN or infinite, white a layer
-        that took no part. Numbered marks show where each finding begins.
+        that took no part. A dot marks where each finding begins. Of the steps with
+        NaN or infinity that end a run, only the first are drawn.
+
+        Args:
+            *others: `GradientNorms`. Further runs, each drawn as a panel of its own,
+                with the same colors.
         """
         from .plotting import plot
 
-        record = self._read()
-        return plot(record, diagnose(record))
+        if not all(isinstance(other, GradientNorms) for other in others):
+            raise TypeError(
+                "`plot` takes the `GradientNorms` of further runs. "
+                f"Received: others={others!r}."
+            )
+        return plot([norms._read() for norms in (self, *others)])
+
+    def plot_profile(self, steps: Sequence[int] | None = None) -> "Figure":
+        """Draws the norm against the layer, from the input to the output.
+
+        Needs matplotlib: `pip install gradzoo[plot]`. Layers without a kernel are left
+        out, and norms that are zero or not finite.
+
+        Args:
+            steps: Sequence of integers or `None`. The steps to draw, a line each.
+                Defaults to `None`: the medians over ten steps at the beginning, in the
+                middle and at the end, up to the last step whose norms are all finite.
+
+        Raises:
+            ValueError: If nothing is recorded yet, or a step is not recorded.
+        """
+        from .plotting import plot_profile
+
+        return plot_profile(self._read(), steps)
+
+    def __str__(self) -> str:
+        with contextlib.suppress(Exception):  # Compiled code, for one, cannot read.
+            self._read()
+        if not self._record.columns:
+            return "GradientNorms: nothing is recorded yet."
+        steps, layers = self._record.layers().norms.shape
+        summary = f"{self._record.model}: {steps:,} steps, {layers} layers"
+        return f"GradientNorms of {summary}, {diagnose(self._record).verdict}"
+
+    def _repr_html_(self) -> str:
+        summary = f"<p>{html.escape(str(self))}</p>"
+        findings = self._record.columns and diagnose(self._record)
+        return summary + findings._repr_html_() if findings else summary

@@ -3,11 +3,16 @@
 import csv
 import functools
 import importlib.util
+import io
 import os
+import sys
+import warnings
 from typing import Any
 
+import keras
 import numpy as np
 
+from .plotting import plot
 from .record import Column, Record
 
 Path = str | os.PathLike[str]
@@ -36,6 +41,26 @@ def write_csv(path: Path, columns: dict[str, Any], append: bool = False) -> None
         writer.writerows(zip(*(v.tolist() for v in columns.values()), strict=True))
 
 
+def warn_if_behind(callback: Any) -> None:
+    """Warns if callbacks that read the logs come before the one that adds to them.
+
+    It is called from `on_train_begin`. Keras tells a callback nothing about the list in
+    which it is: the caller's `CallbackList` has it.
+    """
+    container = sys._getframe(2).f_locals.get("self")
+    if not isinstance(container, keras.callbacks.CallbackList):
+        return
+    earlier = container.callbacks[: container.callbacks.index(callback)]
+    default = keras.callbacks.Callback.on_epoch_end
+    names = [type(c).__name__ for c in earlier if type(c).on_epoch_end is not default]
+    if names:
+        warnings.warn(
+            "`logs=True` adds to the logs of later callbacks alone. Put GradientNorms "
+            f"first. Received: callbacks=[{', '.join(names)}, GradientNorms].",
+            stacklevel=2,
+        )
+
+
 class CSVOutput:
     """Writes a record to a file, first as a whole, later its new rows."""
 
@@ -55,7 +80,7 @@ class CSVOutput:
 
 
 class TensorBoardOutput:
-    """Writes a scalar per layer and a histogram over layers for TensorBoard."""
+    """Writes log10 of the norms, their histogram and the plot for TensorBoard."""
 
     def __init__(self, log_dir: Path, update_freq: str, written: int) -> None:
         if not all(map(importlib.util.find_spec, ("tensorflow", "tensorboard"))):
@@ -65,7 +90,7 @@ class TensorBoardOutput:
             )
         import tensorflow as tf
 
-        self.summary = tf.summary
+        self.summary, self.decode_png = tf.summary, tf.io.decode_png
         self.folder = os.path.join(log_dir, "gradients")
         self.update_freq = update_freq
         self.written = written
@@ -80,14 +105,23 @@ class TensorBoardOutput:
         if not len(table.steps) or (self.update_freq == "epoch" and epoch is None):
             return
         self.written = record.end
-        rows: Any = zip(table.steps, table.norms, table.present, strict=True)
+        rows: Any = zip(table.steps, table.norms, strict=True)
         if self.update_freq == "epoch":
-            rows = [(epoch, table.means(), table.present.any(axis=0))]
+            rows = [(epoch, table.means())]
         with self.writer.as_default():
-            for step, norms, present in rows:
-                for index in np.flatnonzero(present):
-                    name = f"gradient_norm/{table.names[index]}"
-                    self.summary.scalar(name, norms[index], step)
-                positive = norms[np.isfinite(norms) & (norms > 0)]
-                self.summary.histogram("log10_gradient_norm", np.log10(positive), step)
+            for step, norms in rows:
+                positive = np.flatnonzero(np.isfinite(norms) & (norms > 0))
+                logs = np.log10(norms[positive])
+                for index, log in zip(positive, logs, strict=True):
+                    name = f"log10_gradient_norm/{table.names[index]}"
+                    self.summary.scalar(name, log, step)
+                self.summary.histogram("log10_gradient_norm", logs, step)
+            if epoch is not None and importlib.util.find_spec("matplotlib"):
+                from matplotlib.figure import Figure  # pyplot may need a screen.
+
+                file = io.BytesIO()
+                figure = plot([record], Figure(layout="constrained"))
+                figure.savefig(file, format="png")
+                image = self.decode_png(file.getvalue())
+                self.summary.image("gradient_norms", image[None], epoch)
         self.writer.flush()

@@ -79,6 +79,7 @@ class Record:
         self._positions: dict[Column, Position] = {}
         self.columns: list[Column] = []  # all variables, from the input to the output
         self.end = 0  # the number of the next optimizer call
+        self.model = "model"  # its name
 
     @property
     def dynamic_scale(self) -> bool:
@@ -128,7 +129,7 @@ class Record:
         for layout, (steps, norms) in self._arrays().items():
             if steps[-1] >= step:
                 later.add(layout, steps[steps >= step], norms[steps >= step])
-        later.columns = self.columns
+        later.columns, later.model = self.columns, self.model
         return later
 
     def variables(self) -> Table:

@@ -1,4 +1,4 @@
-"""The tour of `zoo demo`: published weights, gradients, figures, an export."""
+"""The tour of `zoo demo`: published weights, gradients, a figure, an export."""
 
 import functools
 import os
@@ -18,7 +18,7 @@ from zoo.training.publishing import golden_images
 def run(
     output: str | os.PathLike[str] = "demo", *, epochs: int = 3, images: int = 4_000
 ) -> None:
-    """Shows what the zoo does; writes figures and an export to the folder `output`."""
+    """Shows what the zoo does; writes a figure and an export to the folder `output`."""
     require("matplotlib", "demo", "The tour")
     folder = pathlib.Path(output)
     folder.mkdir(parents=True, exist_ok=True)
@@ -30,12 +30,11 @@ def run(
 
     print(f"\n2. Four models, trained on {images:,} digits with GradientNorms\n")
     gradients = train_and_compare((x[:images], y[:images]), validation, epochs)
+    first, *others = gradients.values()
 
     print("\n3. Their gradients, layer by layer and step by step\n")
-    for name, norms in gradients.items():
-        figure = folder / f"{name.replace(', ', '-')}.png"
-        norms.plot().savefig(figure)
-        print(figure)
+    first.plot(*others).savefig(folder / "gradients.png")
+    print(folder / "gradients.png")
     print("A gradient that vanishes is dark towards the input, which is at the top.")
 
     print("\n4. LeNet5, exported for TF Serving and loaded back\n")
@@ -45,8 +44,8 @@ def run(
     print(
         "zoo list                          the models and their weights\n"
         "zoo info lenet5.mnist             a card: data, recipe, accuracy\n"
-        "zoo predict digit.png --invert    the label of an image\n"
-        "zoo train lenet5 --dataset digits-sample --epochs 5 --gradient-norms\n"
+        "zoo predict digit.png             the label of an image\n"
+        "zoo train lenet5 --data digits-sample --epochs 5 --gradient-norms\n"
         "python -c 'import zoo; zoo.LeNet5(weights=\"mnist\").summary()'"
     )
 
@@ -81,7 +80,7 @@ def train_and_compare(
     for name, build in builders.items():
         print(name, flush=True)
         keras.utils.set_random_seed(0)
-        model = build()
+        model = build(name=name.replace(", ", "-"))
         model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
         gradients = recorded[name] = GradientNorms()
         history = model.fit(

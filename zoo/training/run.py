@@ -141,40 +141,35 @@ def train(
     >>> sorted(report.history)
     ['accuracy', 'loss', 'val_accuracy', 'val_loss']
     """
-    folder = pathlib.Path(output_dir).expanduser() if output_dir is not None else None
-    _check_output_dir(folder, resume)
+    folder = _check_output_dir(output_dir, resume)
     scope = _strategy_scope(model)
-    name = data if isinstance(data, str) and find_path(data) is None else None
-    given = {"seed": seed, "epochs": epochs, "batch_size": batch_size, "dataset": name}
-    completed = _complete_recipe(recipe, model, given)
+    given = {"seed": seed, "epochs": epochs, "batch_size": batch_size}
+    completed = _complete_recipe(recipe, model, data, given)
     options = {"data_dir": data_dir, **_image_form(model, completed)}
     examples, validation = load_training_data(data, split, validation_data, **options)
     completed = _check_augmentation(completed, examples, is_default=recipe is None)
     batches = _make_batches(examples, completed)
-    keras.utils.set_random_seed(completed.seed)
-    description = _describe(model, name, completed, split)
+    description = _describe(model, data, completed, split)
     with scope:
         model = _build(model, examples, completed)
         compile_model(model, completed, batches.steps_per_epoch, from_logits)
-    shared = folder
     if not is_chief(model):  # Of several workers, the chief alone writes.
         folder, verbose = None, 0
     recorder, hooks = _make_callbacks(callbacks, folder, gradient_norms)
-    saving: Any = contextlib.nullcontext()
-    if shared:
+    if output_dir is not None:
         checkpoint = ExactResume(
-            shared / "checkpoint",
+            pathlib.Path(output_dir).expanduser() / "checkpoint",
             save_freq=save_freq,
-            callbacks=hooks,
+            callbacks=[*hooks],
             data=batches,
             description={**description, "data": examples.checksum()},
         )
         if folder and not checkpoint.has_checkpoint():
             _start_folder(folder, description, data, examples)
-        hooks, saving = [*hooks, checkpoint], checkpoint.saving_when_stopped()
+        hooks.append(checkpoint)
     started = time.perf_counter()
-    with saving, _closing_files(hooks):
-        history = model.fit(
+    with _completing_files(hooks):
+        fitted = model.fit(
             batches,
             epochs=completed.epochs,
             steps_per_epoch=batches.steps_per_epoch,
@@ -184,13 +179,14 @@ def train(
             callbacks=hooks,
             verbose=verbose,
         )
-    seconds = time.perf_counter() - started
+    seconds, history = time.perf_counter() - started, dict(fitted.history)
     _save_model(model, folder)
-    return Report(model, completed, dict(history.history), seconds, folder, recorder)
+    return Report(model, completed, history, seconds, folder, recorder)
 
 
-def _check_output_dir(folder: pathlib.Path | None, resume: bool) -> None:
+def _check_output_dir(path: PathLike | None, resume: bool) -> pathlib.Path | None:
     """Raises an error if a run cannot start, or cannot be resumed, in a folder."""
+    folder = pathlib.Path(path).expanduser() if path is not None else None
     if resume and folder is None:
         raise ValueError("`resume` needs a folder. Received: output_dir=None.")
     if folder and not resume and ExactResume(folder / "checkpoint").has_checkpoint():
@@ -199,6 +195,7 @@ def _check_output_dir(folder: pathlib.Path | None, resume: bool) -> None:
             "(`resume=True`, on the command line --resume), or choose another "
             f"`output_dir` (--output). Received: output_dir={folder}."
         )
+    return folder
 
 
 def _strategy_scope(model: str | keras.Model) -> Any:
@@ -224,9 +221,13 @@ def _strategy_scope(model: str | keras.Model) -> Any:
 
 
 def _complete_recipe(
-    recipe: Recipe | PathLike | None, model: str | keras.Model, given: dict[str, Any]
+    recipe: Recipe | PathLike | None,
+    model: str | keras.Model,
+    data: Data,
+    given: dict[str, Any],
 ) -> Recipe:
     """Returns the recipe to run, with the arguments given to `train`."""
+    given = {**given, "dataset": _dataset_name(data)}
     given = {name: value for name, value in given.items() if value is not None}
     if recipe is None:
         name = model if isinstance(model, str) else model.name
@@ -240,6 +241,10 @@ def _complete_recipe(
             f"The recipe is for the model {recipe.model!r}. Received: model={model!r}."
         )
     return dataclasses.replace(recipe, **given)
+
+
+def _dataset_name(data: Data) -> str | None:
+    return data if isinstance(data, str) and find_path(data) is None else None
 
 
 def _image_form(model: str | keras.Model, recipe: Recipe) -> dict[str, Any]:
@@ -265,10 +270,10 @@ def _check_augmentation(
 
 
 def _describe(
-    model: str | keras.Model, name: str | None, recipe: Recipe, split: str
+    model: str | keras.Model, data: Data, recipe: Recipe, split: str
 ) -> dict[str, Any]:
     """Returns the description of a run, with `None` for objects that have no name."""
-    fields = dataclasses.asdict(recipe) | {"dataset": name}
+    fields = dataclasses.asdict(recipe) | {"dataset": _dataset_name(data)}
     if not isinstance(model, str):
         fields["model"] = fields["arguments"] = None
     return {"recipe": fields, "split": split}
@@ -289,6 +294,7 @@ def _make_batches(examples: LabeledImages, recipe: Recipe) -> ShuffledBatches:
 def _build(
     model: str | keras.Model, examples: LabeledImages, recipe: Recipe
 ) -> keras.Model:
+    keras.utils.set_random_seed(recipe.seed)
     if isinstance(model, str):
         classes = len(examples.categories or ()) or int(examples.labels.max()) + 1
         shapes = {"input_shape": examples.images.shape[1:], "classes": classes}
@@ -347,10 +353,12 @@ def _start_folder(
 
 
 @contextlib.contextmanager
-def _closing_files(hooks: list[keras.callbacks.Callback]) -> Iterator[None]:
+def _completing_files(hooks: list[keras.callbacks.Callback]) -> Iterator[None]:
     """Completes the files of callbacks, also when the run is interrupted."""
+    resume = hooks and isinstance(hooks[-1], ExactResume) and hooks[-1]
     try:
-        yield
+        with resume.saving_when_stopped() if resume else contextlib.nullcontext():
+            yield
     finally:
         for hook in hooks:
             if isinstance(hook, GradientNorms):

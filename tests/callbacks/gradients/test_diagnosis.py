@@ -1,12 +1,14 @@
 """Tests of the findings on real runs, healthy and faulty, and on made-up norms."""
 
+from xml.etree import ElementTree
+
 import keras
 import numpy as np
 import pytest
 from references import LOSS, record_of
 
 from zoo.callbacks import GradientNorms
-from zoo.callbacks.gradients.diagnosis import diagnose
+from zoo.callbacks.gradients.diagnosis import Diagnosis, Finding, diagnose
 from zoo.callbacks.gradients.record import Record
 
 
@@ -84,6 +86,16 @@ def test_healthy_runs_have_no_finding(build, optimizer, seed, images):
     assert diagnosis == ()
     assert diagnosis.verdict == "healthy"
     assert str(diagnosis) == "No fault found: the gradient is healthy."
+
+
+def test_notebooks_show_a_table_of_findings():
+    finding = Finding("dead", "a<b>", 7, {}, "1 < 2.")
+    table = ElementTree.fromstring(Diagnosis([finding])._repr_html_())
+    head, row = (["".join(cell.itertext()) for cell in row] for row in table)
+    assert head == ["finding", "layer", "since step", "figures", "remedy"]
+    assert row == ["dead", "a<b>", "7", "1 < 2.", finding.advice.replace("`", "")]
+    assert [code.text for code in table.iter("code")] == ["leaky_relu", "gelu", "relu"]
+    assert Diagnosis()._repr_html_() == f"<p>{Diagnosis()}</p>"
 
 
 def test_a_far_too_large_learning_rate_explodes(images):

@@ -1,5 +1,7 @@
 """Tests of `GradientNorms` against gradients computed without it."""
 
+import pickle
+
 import keras
 import numpy as np
 import pytest
@@ -237,6 +239,27 @@ def test_training_without_a_gradient_warns_once_a_fit(data):
         with pytest.warns(UserWarning, match="has seen no gradient"):
             fit(model, data, gradients, epochs=2)
     assert gradients.history == {}
+
+
+def test_printed_and_drawn_it_names_the_model_and_the_verdict(data, monkeypatch):
+    gradients, restored = GradientNorms(), GradientNorms()
+    assert str(gradients) == "GradientNorms: nothing is recorded yet."
+    assert gradients._repr_html_() == f"<p>{gradients}</p>"
+    model = keras.Sequential(built().layers, name="a>b")
+    model.compile("sgd", LOSS)
+    fit(model, (data[0] * np.nan, data[1]), gradients)
+    summary = "GradientNorms of a>b: 8 steps, 2 layers, non-finite"
+    restored.set_state(gradients.get_state())
+    for each in (gradients, restored, pickle.loads(pickle.dumps(gradients))):
+        assert str(each) == summary
+    for figure in (restored.plot(gradients), restored.plot_profile([7])):
+        assert figure.axes[0].get_title(loc="left") == "a>b: non-finite"
+    html = "<p>" + summary.replace(">", "&gt;") + "</p><table><tr><th>finding</th>"
+    assert gradients._repr_html_().startswith(html)
+    monkeypatch.setattr(gradients._recorder, "read", lambda: 1 / 0)
+    assert str(gradients) == summary
+    with pytest.raises(TypeError, match=r"further runs\. Received: others=.'a',"):
+        restored.plot("a")
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,10 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
-from references import batches, fit, read_events
+from references import batches, fit, read_events, record_of
 
 from zoo.callbacks import GradientNorms
+from zoo.callbacks.gradients.outputs import TensorBoardOutput
 
 BACKEND = keras.backend.backend()
 
@@ -140,6 +141,9 @@ def test_epoch_means_reach_the_callbacks_that_come_later(model, points, tmp_path
     np.testing.assert_allclose(history["grad_norm/hidden"], means)
     assert "grad_norm/hidden" in pd.read_csv(tmp_path / "log.csv")
     assert list(fit(model, points, GradientNorms()).history) == ["loss"]
+    late = [keras.callbacks.EarlyStopping("loss"), gradients]
+    with pytest.warns(UserWarning, match=r"callbacks=\[EarlyStopping, GradientNorms\]"):
+        fit(model, points, *late)
 
 
 def test_a_finding_of_this_fit_ends_training(model, points):
@@ -177,7 +181,7 @@ def test_copies_and_pickles_go_on(duplicate, model, points, tmp_path):
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="writes with TensorFlow")
 @pytest.mark.parametrize("update_freq", ["batch", "epoch"])
-def test_tensorboard_receives_scalars_and_a_histogram(
+def test_tensorboard_receives_scalars_histogram_and_plot(
     update_freq, model, points, tmp_path
 ):
     gradients = GradientNorms(log_dir=tmp_path, update_freq=update_freq)
@@ -188,10 +192,26 @@ def test_tensorboard_receives_scalars_and_a_histogram(
         "batch": list(enumerate(hidden)),
         "epoch": [(0, hidden[:6].mean()), (1, hidden[6:].mean())],
     }[update_freq]
-    np.testing.assert_allclose(events["gradient_norm/hidden"], expected, rtol=1e-6)
+    logs = [(step, np.log10(norm)) for step, norm in expected]
+    np.testing.assert_allclose(events["log10_gradient_norm/hidden"], logs, rtol=1e-5)
     histogram = events["log10_gradient_norm"]
     assert [step for step, _ in histogram] == [step for step, _ in expected]
     assert histogram[0][1][:, 2].sum() == 2  # one count per layer
+    (first, (*_, image)), (second, _) = events["gradient_norms"]
+    assert (first, second, image[:4]) == (0, 1, b"\x89PNG")
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="writes with TensorFlow")
+def test_tensorboard_needs_no_matplotlib_and_no_zero_or_infinite_norm(
+    tmp_path, monkeypatch
+):
+    output = TensorBoardOutput(tmp_path, "batch", 0)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    output.write(record_of(np.array([[0.0, 10.0], [100.0, np.inf]])), epoch=0)
+    events = read_events(tmp_path)
+    assert events.pop("log10_gradient_norm/dense1") == [(1, 2.0)]
+    assert events.pop("log10_gradient_norm/logits") == [(0, 1.0)]
+    assert list(events) == ["log10_gradient_norm"]
 
 
 @pytest.mark.parametrize("package", ["tensorflow", "tensorboard"])
