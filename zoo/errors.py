@@ -2,7 +2,11 @@
 
 import difflib
 import importlib.util
+import warnings
 from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 
 
 def suggest(word: str, words: Sequence[str]) -> str:
@@ -22,4 +26,17 @@ def require(package: str, extra: str, purpose: str) -> None:
             f"{purpose} needs a package that is not installed. Run "
             f'`pip install "gradzoo[{extra}]"`. Received: package={package!r}.',
             name=package,
+        )
+
+
+def warn_if_scaled(images: Any) -> None:
+    """Warns of floating pixels in [0, 1], unless all are 0 or 1, as in a mask."""
+    pixels = np.asarray(images)
+    inside = pixels.dtype.kind == "f" and np.any((pixels > 0) & (pixels < 1))
+    if inside and pixels.min() >= 0 and pixels.max() <= 1:
+        warnings.warn(
+            "The pixels lie in [0, 1], but the model takes raw pixels in [0, 255]. "
+            "Multiply them by 255, or ignore this warning if your model takes pixels "
+            f"in [0, 1]. Received: images.max()={pixels.max():.3g}.",
+            stacklevel=3,
         )

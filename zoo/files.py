@@ -17,15 +17,31 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     The file is flushed to disk first, so that `path` has either its old content or the
     new content. If the block raises an exception, `path` is unchanged. A killed process
     leaves a folder `.unfinished-*` beside `path`. A new folder, whose files the caller
-    flushes, can be published in the same way.
+    flushes, can be published in the same way. Errors of the system name `path`.
     """
-    path = pathlib.Path(path)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".unfinished-") as folder:
-        temporary = pathlib.Path(folder, path.name)
-        yield temporary
-        flush_to_disk(temporary)
-        os.replace(temporary, path)
-    flush_to_disk(path.parent)
+    path = expand(path)
+    try:
+        with tempfile.TemporaryDirectory("", ".unfinished-", path.parent) as folder:
+            temporary = pathlib.Path(folder, path.name)
+            yield temporary
+            flush_to_disk(temporary)
+            os.replace(temporary, path)
+        flush_to_disk(path.parent)
+    except OSError as error:
+        # A full disk names no file, and the temporary folder is gone.
+        if error.errno and ".unfinished-" in str(error.filename or ".unfinished-"):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+
+
+def expand(path: str | os.PathLike[str]) -> pathlib.Path:
+    """Returns a path, with the home folder in place of a leading `~`."""
+    return pathlib.Path(os.path.expanduser(path))
+
+
+def read_bytes(file: str | bytes | os.PathLike[str]) -> bytes:
+    """Returns the content of a file, which is given as its path or as its bytes."""
+    return file if isinstance(file, bytes) else expand(file).read_bytes()
 
 
 def lock(path: str | os.PathLike[str]) -> filelock.BaseFileLock:

@@ -8,7 +8,7 @@ import filelock
 import pytest
 
 from zoo import files
-from zoo.files import atomic_write, flush_to_disk, lock
+from zoo.files import atomic_write, expand, flush_to_disk, lock
 
 # Prints a line while it holds the lock.
 HOLD = """
@@ -50,6 +50,23 @@ def test_a_file_is_replaced_or_keeps_its_content(tmp_path):
         raise ZeroDivisionError
     assert path.read_text("utf-8") == "second"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_error_names_the_file_that_was_to_be_written(tmp_path):
+    full = OSError(errno.ENOSPC, "No space left on device")
+    path = tmp_path / "x"
+    with pytest.raises(OSError, match=f"device: '{path}'$"), atomic_write(path):
+        raise full
+    for path in (tmp_path / "no" / "x", tmp_path):  # No folder, and a folder.
+        with pytest.raises(OSError, match=f"'{path}'$"), atomic_write(path) as file:
+            file.touch()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_paths_begin_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert expand("~/x.png") == tmp_path / "x.png"
+    assert [str(expand(x)) for x in ("~x~.png", "a/~")] == ["~x~.png", "a/~"]
 
 
 def test_the_content_is_on_disk_before_the_file_is_replaced(tmp_path, monkeypatch):

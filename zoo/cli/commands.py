@@ -234,9 +234,20 @@ def predict(
 
     from zoo.data.images import draw_images, find_images
 
-    files, others = find_images(images)
-    if others:
-        terminal.complain(f"{others} other files in the folders are no images.")
+    files: dict[Path, None] = {}
+    failed = 0
+    for path in images:
+        try:
+            found, others = find_images(path)
+        except OSError as error:
+            terminal.complain(str(error))
+            failed += 1
+            continue
+        files |= dict.fromkeys(found)
+        if others:
+            terminal.complain(f"{path} has {others} files of other types.", "note")
+    if not files:
+        raise typer.Exit(1)
     model = open_target(weights)
     pixels = {}
     for file in files:
@@ -244,6 +255,7 @@ def predict(
             [pixels[file]] = zoo.read_images([file], model, as_is=as_is)
         except OSError as error:
             terminal.complain(str(error))
+            failed += 1
     rows = []
     if pixels:
         outputs = model.predict(np.stack([*pixels.values()]), verbose=0)
@@ -251,12 +263,13 @@ def predict(
         for file, (best, *rest) in zip(pixels, decoded, strict=True):
             row = {"file": str(file), "label": best[0], "probability": best[1]}
             rows.append(row | {"runner_up": dict(rest)})
-        if show:
-            draw_images(show, [*pixels.values()], [str(r["label"]) for r in rows])
     if rows or as_json:
         terminal.show(rows, as_json)
-    if failed := len(files) - len(rows):
-        terminal.complain(f"{failed} of {len(files)} files could not be read.")
+    if rows and show:
+        draw_images(show, [*pixels.values()], [str(row["label"]) for row in rows])
+    if failed:
+        total = failed + len(rows)
+        terminal.complain(f"{failed} of {total} files could not be read.")
         raise typer.Exit(1)
 
 
@@ -284,8 +297,12 @@ def export(
     ] = None,
 ) -> None:
     """Export a model, by default as the next version."""
+    try:  # Editors write a mark of the encoding and blank lines.
+        lines = labels.read_text("utf-8-sig").rstrip().splitlines() if labels else None
+    except ValueError as error:
+        message = f"The labels must be UTF-8 ({error}). Received: labels='{labels}'."
+        raise ValueError(message) from error
     model = open_target(target)
-    lines = labels.read_text("utf-8").splitlines() if labels else None
     path = zoo.export(model, folder, version, labels=lines, format=format)
     print(f"{target} is exported: {path}")
 
@@ -322,7 +339,7 @@ def recipe(name: Annotated[str, Argument(help="Weights, e.g. lenet5.mnist.")]) -
 
 @app.command()
 def demo(
-    output: Annotated[Path, Option(help="Folder to write to.")] = Path("demo"),
+    output: Annotated[Path, Option(help="Folder.", file_okay=False)] = Path("demo"),
 ) -> None:
     """Take a tour: published weights, four models' gradients, an export."""
     terminal.import_keras()

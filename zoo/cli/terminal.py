@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -22,6 +23,10 @@ def run(app: typer.Typer, arguments: Sequence[str]) -> int:
         The exit code: 0; 1 if the command failed; 2 if the command line is wrong; 130
         if the command was interrupted.
     """
+    # File names need not be text.
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    home, start = os.path.expanduser("~"), re.compile("^(--[a-z-]+=|)~(?=/|$)")
+    arguments = [start.sub(lambda found: found[1] + home, x) for x in arguments]
     try:
         code = app(arguments, prog_name="zoo", standalone_mode=False) or 0
     except Exception as error:
@@ -65,14 +70,24 @@ def progress(otherwise: int = 0) -> int:
 
 
 def show(value: Any, as_json: bool = False) -> None:
-    """Prints a dictionary, or a list of dictionaries with the same keys."""
+    """Prints a dictionary, or a list of dictionaries with the same keys.
+
+    A table that is wider than the terminal is printed as one block per row.
+    """
     if as_json:
-        print(json.dumps(value, indent=2, ensure_ascii=False))
+        # JSON has neither NaN nor infinity.
+        finite = json.loads(json.dumps(value), parse_constant=lambda _: None)
+        print(json.dumps(finite, indent=2))
         return
     from rich import box, console, table
 
+    # Files and pipes have no width to fit.
+    width = None if sys.stdout.isatty() else 10_000
+    screen = console.Console(width=width, markup=False, highlight=False)
     if isinstance(value, dict):
         grid = table.Table(box=None, show_header=False)
+        grid.add_column(no_wrap=True)
+        grid.add_column(overflow="fold")
         for name, item in value.items():
             grid.add_row(name.replace("_", " "), as_text(item))
     else:
@@ -80,13 +95,18 @@ def show(value: Any, as_json: bool = False) -> None:
         grid = table.Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
         for name, item in value[0].items():
             justify: Any = "right" if isinstance(item, int | float) else "left"
-            grid.add_column(name.replace("_", " "), justify=justify, overflow="fold")
-        grid.columns[0].no_wrap = True
+            title = "\n".join(name.replace("_", " ").split())
+            grid.add_column(title, justify=justify, no_wrap=True)
         for row in value:
             grid.add_row(*map(as_text, row.values()))
-    # Files and pipes have no width to fit.
-    width = None if sys.stdout.isatty() else 10_000
-    console.Console(width=width, markup=False, highlight=False).print(grid)
+        unlimited = screen.options.update(max_width=10_000)
+        if screen.measure(grid, options=unlimited).maximum > screen.width:
+            for row in value:
+                for name, item in row.items():
+                    screen.print(f"{name.replace('_', ' ')}: {as_text(item)}")
+                screen.print()
+            return
+    screen.print(grid)
 
 
 def describe(error: Exception) -> str:
@@ -98,6 +118,6 @@ def describe(error: Exception) -> str:
     return f"{type(error).__name__}: {error} (`zoo --debug COMMAND` shows where.)"
 
 
-def complain(message: str) -> None:
-    """Prints an error on standard error."""
-    print(f"error: {message}", file=sys.stderr)
+def complain(message: str, kind: str = "error") -> None:
+    """Prints an error, or a note, on standard error."""
+    print(f"{kind}: {message}", file=sys.stderr)

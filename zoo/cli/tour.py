@@ -12,6 +12,7 @@ import zoo
 from zoo.callbacks import GradientNorms
 from zoo.cli import terminal
 from zoo.errors import require
+from zoo.files import atomic_write, expand
 from zoo.training.publishing import golden_images
 
 
@@ -20,7 +21,7 @@ def run(
 ) -> None:
     """Shows what the zoo does; writes a figure and an export to the folder `output`."""
     require("matplotlib", "demo", "The tour")
-    folder = pathlib.Path(output)
+    folder = expand(output)
     folder.mkdir(parents=True, exist_ok=True)
     x, y = zoo.load_dataset("digits-sample", as_="numpy")
     validation = zoo.load_dataset("digits-sample", "validation", as_="numpy")
@@ -33,7 +34,8 @@ def run(
     first, *others = gradients.values()
 
     print("\n3. Their gradients, layer by layer and step by step\n")
-    first.plot(*others).savefig(folder / "gradients.png")
+    with atomic_write(folder / "gradients.png") as unfinished:
+        first.plot(*others).savefig(unfinished)
     print(folder / "gradients.png")
     print("A gradient that vanishes is dark towards the input, which is at the top.")
 

@@ -11,6 +11,7 @@ from zoo.data.catalog import DESCRIBED, SAMPLE, DatasetInfo, Examples, PathLike
 from zoo.data.preparation import decoded_file, load_splits
 from zoo.data.sample import find_sample, read_sample
 from zoo.errors import suggest
+from zoo.files import expand
 
 
 def load_dataset(
@@ -199,7 +200,7 @@ def list_datasets(*, data_dir: PathLike | None = None) -> dict[str, bool]:
 def _root(data_dir: PathLike | None) -> Path:
     if data_dir is None:
         data_dir = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
-    return Path(data_dir).expanduser().absolute()
+    return expand(data_dir).absolute()
 
 
 def _make_pipeline(

@@ -12,6 +12,7 @@ import numpy as np
 from zoo.data.catalog import DESCRIBED, PathLike
 from zoo.data.datasets import dataset_info, load_dataset
 from zoo.data.images import find_images, read_image
+from zoo.files import expand
 
 ArrayPair = tuple[np.ndarray, np.ndarray]  # `(images, labels)`
 Data = Any  # the argument `data`, which `zoo.train` describes
@@ -105,7 +106,7 @@ def find_path(data: Data) -> Path | None:
     """Returns the path that `data` is, or `None`. A dataset's name is never a path."""
     if not isinstance(data, str | os.PathLike) or data in DESCRIBED:
         return None
-    path = Path(data).expanduser()
+    path = expand(data)
     is_name = isinstance(data, str) and path.name == data and path.suffix != ".npz"
     return None if is_name and not path.exists() else path
 
@@ -197,7 +198,7 @@ def _read_folder(
             f"The folder needs a subfolder of images for each class, or {split} with "
             f"these. Received: data={str(folder)!r} with the classes {list(names)}."
         )
-    files = [(file, path.name) for path in classes for file in find_images([path])[0]]
+    files = [(file, path.name) for path in classes for file in find_images(path)[0]]
     images = np.stack([read_image(file, shape, form) for file, _ in files])
     labels = np.array([names.index(name) for _, name in files])
     return LabeledImages(images, labels, names, form)

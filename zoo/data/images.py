@@ -3,17 +3,13 @@
 import contextlib
 import os
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
 from zoo.data.normalization import fit
-
-with contextlib.suppress(ImportError):
-    import pillow_heif  # type: ignore[import-not-found]
-
-    pillow_heif.register_heif_opener()
+from zoo.files import atomic_write, expand
 
 IMAGE_SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp"),
@@ -21,40 +17,31 @@ IMAGE_SUFFIXES = (
 )
 
 
-def find_images(
-    paths: Iterable[str | os.PathLike[str]],
-) -> tuple[list[pathlib.Path], int]:
+def find_images(path: str | os.PathLike[str]) -> tuple[list[pathlib.Path], int]:
     """Lists image files.
 
     Args:
-        paths: Paths of image files, and of folders, which are searched recursively.
-            Hidden files and folders in them are skipped, a linked folder is searched
+        path: Path of an image file, or of a folder, which is searched recursively.
+            Hidden files and folders in it are skipped, a linked folder is searched
             once.
 
     Returns:
-        A list of paths without duplicates, sorted within each folder, and the number
-        of files in the folders that are no images.
+        A sorted list of paths, and the number of files in the folder that are no
+        images.
 
     Raises:
-        FileNotFoundError: If a path does not exist, or a folder holds no images.
+        FileNotFoundError: If the path does not exist, or the folder holds no images.
     """
-    found: dict[pathlib.Path, None] = {}
-    others = 0
-    for path in map(pathlib.Path, paths):
-        files = _files_in(path) if path.is_dir() else [path]
-        images = [
-            file
-            for file in files
-            if file == path or file.name.lower().endswith(IMAGE_SUFFIXES)
-        ]
-        others += len(files) - len(images)
-        if not images or not path.exists():
-            raise FileNotFoundError(
-                "Each path must be an image file, or a folder with image files "
-                f"({', '.join(IMAGE_SUFFIXES)}). Received: path={str(path)!r}."
-            )
-        found |= dict.fromkeys(images)
-    return list(found), others
+    path = expand(path)
+    files = _files_in(path) if path.is_dir() else [path]
+    suffixes = IMAGE_SUFFIXES if path.is_dir() else ""
+    images = [file for file in files if file.name.lower().endswith(suffixes)]
+    if not images or not path.exists():
+        raise FileNotFoundError(
+            "Each path must be an image file, or a folder with image files "
+            f"({', '.join(IMAGE_SUFFIXES)}). Received: path={str(path)!r}."
+        )
+    return images, len(files) - len(images)
 
 
 def read_image(
@@ -74,13 +61,24 @@ def read_image(
         uint8 array of shape `shape`.
 
     Raises:
-        OSError: If the file cannot be read or is no image.
+        OSError: If the file cannot be read or is no image. The message names it.
     """
-    with Image.open(file) as opened:
-        image = ImageOps.exif_transpose(opened)
-    if image.mode.startswith("I"):  # 16-bit gray, which `convert` would clip.
-        image = image.convert("I").point(lambda value: value / 257).convert("L")
-    rgba = np.asarray(image.convert("RGBA"), np.float32)
+    with contextlib.suppress(ImportError):
+        import pillow_heif  # type: ignore[import-not-found]
+
+        pillow_heif.register_heif_opener()
+    source = expand(file) if isinstance(file, str | os.PathLike) else file
+    try:
+        with Image.open(source) as opened:
+            image = ImageOps.exif_transpose(opened)
+        if image.mode.startswith("I"):  # 16-bit gray, which `convert` would clip.
+            image = image.convert("I").point(lambda value: value / 257).convert("L")
+        rgba = np.asarray(image.convert("RGBA"), np.float32)
+    except Exception as error:  # Pillow raises many types for damaged files.
+        name = os.fspath(file) if isinstance(file, str | os.PathLike) else file
+        raise OSError(
+            f"The image cannot be read: {error}. Received: file={name!r}."
+        ) from error
     return np.asarray(fit(rgba, shape, form), np.uint8)
 
 
@@ -95,7 +93,8 @@ def draw_images(
         tile = Image.fromarray(np.squeeze(pixels)).convert("RGB")
         sheet.paste(tile.resize((side, side), Image.Resampling.NEAREST), corner)
         ImageDraw.Draw(sheet).text((corner[0] + 4, corner[1] + side + 2), caption)
-    sheet.save(path, format="PNG")
+    with atomic_write(path) as unfinished:
+        sheet.save(unfinished, format="PNG")
 
 
 def _files_in(folder: pathlib.Path) -> list[pathlib.Path]:

@@ -26,7 +26,7 @@ from zoo.data.catalog import (
     PathLike,
     Splits,
 )
-from zoo.files import atomic_write, lock, sha256
+from zoo.files import atomic_write, expand, lock, sha256
 
 NETWORK_TIMEOUT_SECONDS = 4.0
 
@@ -84,7 +84,7 @@ def _prepare(info: DatasetInfo, root: Path, source_dir: PathLike | None) -> Spli
         if source_dir is None:
             _check_network(info, root)
         else:
-            source_dir = Path(source_dir).expanduser().absolute()
+            source_dir = expand(source_dir).absolute()
             _check_files(info, source_dir)
     elif not os.access(file.parent, os.W_OK):
         return _decode(info, root)
@@ -134,7 +134,10 @@ def _build(info: DatasetInfo, root: Path, source_dir: PathLike | None) -> None:
     except Exception as error:
         if source_dir is None:
             raise _unavailable(info, root, error) from error
-        raise
+        raise DatasetUnavailableError(
+            f"{info.name!r} cannot be prepared in {root}: {error}. "
+            f"Received: source_dir={str(source_dir)!r}."
+        ) from error
     finally:
         shutil.rmtree(work_dir, ignore_errors=True)
 

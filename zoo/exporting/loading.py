@@ -2,14 +2,16 @@
 
 import os
 import pathlib
+import re
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from zoo.errors import warn_if_scaled
 from zoo.exporting import runtimes
 from zoo.exporting.contract import list_files, list_versions, read_contract
-from zoo.files import sha256
+from zoo.files import expand, read_bytes, sha256
 
 
 class ExportedModel:
@@ -26,7 +28,7 @@ class ExportedModel:
 
         Args:
             images: Array of n images as the model takes them, or a list of n PNG or
-                JPEG files as `bytes`.
+                JPEG files, as paths or `bytes`.
 
         Returns:
             A dict of `probabilities` (float32, `(n, classes)`), `class_id` (int64,
@@ -36,10 +38,13 @@ class ExportedModel:
             ValueError: If the version does not take such images.
         """
         signatures = self._contract["signatures"]
-        if isinstance(images, list | tuple) and images and isinstance(images[0], bytes):
-            name, batch = "serving_bytes", np.array(images, object)
+        first = images[0] if isinstance(images, list | tuple) and images else None
+        if isinstance(first, str | bytes | os.PathLike):
+            name, batch = "serving_bytes", np.array([*map(read_bytes, images)], object)
         else:
             name, batch = "serving_default", np.asarray(images, np.float32)
+            if self._contract.get("takes_raw_pixels"):
+                warn_if_scaled(batch)
         if name not in signatures:
             raise ValueError(
                 f"{self.path} has no signature for image files. Pass arrays of pixels. "
@@ -54,7 +59,15 @@ class ExportedModel:
         if len(batch) == 0:  # The graph rejects an empty batch.
             answer = self.predict(np.zeros((1, *batch.shape[1:]), batch.dtype))
             return {output: array[:0] for output, array in answer.items()}
-        answer = self._run(name, {argument: batch})
+        try:
+            answer = self._run(name, {argument: batch})
+        except ValueError:
+            for i in range(len(batch) if name == "serving_bytes" else 0):
+                try:
+                    self._run(name, {argument: batch[i : i + 1]})
+                except ValueError as error:
+                    raise ValueError(f"{error}. Received: images[{i}].") from error
+            raise
         answer["label"] = np.array(self.labels)[answer["class_id"]]
         return answer
 
@@ -76,7 +89,8 @@ def _load(format: str, path: pathlib.Path) -> Callable[..., dict[str, np.ndarray
         try:
             answer = saved_model.signatures[name](**tensors)
         except tf.errors.InvalidArgumentError as error:
-            raise ValueError(error.message) from error
+            nodes = r"(?s)^Graph execution error.*?unavailable>\n|\n\t \[\[.*"
+            raise ValueError(re.sub(nodes, "", error.message)) from error
         return {output: tensor.numpy() for output, tensor in answer.items()}
 
     return run
@@ -105,7 +119,7 @@ def load_exported(path: str | os.PathLike[str]) -> ExportedModel:
     >>> model.predict(np.zeros((1, 28, 28, 1)))["class_id"].shape
     (1,)
     """
-    folder = pathlib.Path(path)
+    folder = expand(path)
     if not (folder / "export.json").exists() and (versions := list_versions(folder)):
         folder = versions[max(versions)]
     contract = read_contract(folder)

@@ -27,7 +27,7 @@ import keras
 from zoo.exporting import runtimes
 from zoo.exporting.contract import FORMATS, list_versions, read_contract
 from zoo.exporting.serving_files import write_serving_files
-from zoo.files import atomic_write, flush_to_disk, lock
+from zoo.files import atomic_write, expand, flush_to_disk, lock
 from zoo.models.inspection import ends_in_softmax
 from zoo.models.labels import find_data
 
@@ -175,7 +175,7 @@ def _check_labels(model: keras.Model, labels: Sequence[str] | None) -> list[str]
 
 
 def _check_base(base_path: str | os.PathLike[str], format: str) -> pathlib.Path:
-    base = pathlib.Path(base_path)
+    base = expand(base_path)
     received = f"Received: base_path={str(base_path)!r}."
     if "://" in str(base_path):
         raise ValueError(f"`base_path` must be a local folder. {received}")

@@ -108,6 +108,10 @@ def _write_contract(
         "labels": list(labels),
         "signatures": signatures,
         "normalization": form,
+        "takes_raw_pixels": any(
+            isinstance(layer, keras.layers.Rescaling) and np.max(layer.scale) < 0.1
+            for layer in model._flatten_layers()
+        ),
         "preprocessing": {k: v for k, v in PREPROCESSING.items() if k in arguments},
         "weights": card and dataclasses.asdict(card),
         "libraries": {

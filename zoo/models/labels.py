@@ -79,13 +79,4 @@ def read_images(
     ```
     """
     form = None if as_is else find_data(model)[1]
-    images = []
-    for file in files:
-        try:
-            images.append(read_image(file, model.input_shape[1:], form))
-        except Exception as error:  # Pillow raises many types for damaged files.
-            name = os.fspath(file) if isinstance(file, str | os.PathLike) else file
-            raise OSError(
-                f"The image cannot be read: {error}. Received: file={name!r}."
-            ) from error
-    return np.stack(images)
+    return np.stack([read_image(file, model.input_shape[1:], form) for file in files])

@@ -138,4 +138,10 @@ def get_weights(model: str, name: str | None = None) -> Weights:
     if name is None:
         model, _, name = model.partition(".")
     check_name(model)
+    if not name:
+        names = sorted({f"{w.model}.{w.dataset}" for w in list_weights(model)})
+        raise ValueError(
+            "The name of a model is not enough to find weights. "
+            f"{suggest(model, names)} Received: model={model!r}."
+        )
     return find(model, name)

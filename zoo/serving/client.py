@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import pathlib
 import random
 import time
 import urllib.parse
@@ -10,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from zoo.errors import warn_if_scaled
+from zoo.files import read_bytes
 from zoo.serving.connections import CONNECTIONS, OUTPUTS, RequestError
 
 # The statuses of gRPC and HTTP for each exception. Any other is a RuntimeError.
@@ -45,7 +46,8 @@ class Client:
         retries: Integer. Maximum number of retries per request. Defaults to 3.
 
     Raises:
-        ValueError: If `url` has another form or `batch_size` is less than 1.
+        ValueError: If `url` has another form, or `version` or `batch_size` is not an
+            integer of at least 1.
         ImportError: If a package that gRPC needs is missing.
 
     Example:
@@ -72,10 +74,14 @@ class Client:
                 "`url` must be http://HOST:PORT or https://... for REST, "
                 f"grpc://HOST:PORT or grpcs://... for gRPC. Received: url={url!r}."
             )
-        if batch_size < 1:
-            raise ValueError(
-                f"`batch_size` must be at least 1. Received: batch_size={batch_size}."
-            )
+        numbers = {"version": 1 if version is None else version}
+        for name, value in (numbers | {"batch_size": batch_size}).items():
+            is_integer = isinstance(value, int | np.integer) and value is not True
+            if not is_integer or not 1 <= value < 2**63:
+                raise ValueError(
+                    f"`{name}` must be an integer of at least 1. "
+                    f"Received: {name}={value!r}."
+                )
         self.batch_size, self.timeout, self.retries = batch_size, timeout, retries
         # The URL may contain a password, which error messages must not show.
         host = parts.netloc.rpartition("@")[2]
@@ -96,7 +102,8 @@ class Client:
 
         Raises:
             TypeError: If `images` contains neither numbers nor files.
-            ValueError: If the server rejects a batch, e.g. for its shape.
+            ValueError: If the server rejects a batch, e.g. for its shape, or a file,
+                which is found by sending those of its batch one by one.
             OSError: If a file cannot be read.
             LookupError: If the server does not have the model or the version.
             ConnectionError: If the server is overloaded or cannot be reached.
@@ -104,14 +111,24 @@ class Client:
             RuntimeError: If the server fails or the model is not from `zoo.export`.
         """
         signature, name, batch = _to_batch(images)
+        if signature == "serving_default":
+            warn_if_scaled(batch)
         answers = []
         # An empty array is sent, too: the server decides what to answer.
         for start in range(0, max(len(batch), 1), self.batch_size):
             part = batch[start : start + self.batch_size]
             if signature == "serving_bytes":
-                part = np.array([_read(file) for file in part], object)
+                part = np.array([read_bytes(file) for file in part], object)
             what = f"images[{start}:{start + len(part)}]"
-            answer = self._send(what, signature, name, part)
+            try:
+                answer = self._send(what, signature, name, part)
+            except ValueError:
+                for i in range(len(part) if signature == "serving_bytes" else 0):
+                    file = batch[start + i]
+                    path = "" if isinstance(file, bytes) else f" ({file})"
+                    what = f"images[{start + i}]{path}"
+                    self._send(what, signature, name, part[i : i + 1])
+                raise
             if not isinstance(answer, dict) or not answer.keys() >= OUTPUTS.keys():
                 raise RuntimeError(
                     f"The model {self._name} must be one that `zoo.export` wrote. "
@@ -163,7 +180,3 @@ def _to_batch(images: Any) -> tuple[str, str, Any]:
     if array.dtype == np.uint8:
         return "serving_uint8", "image", array
     return "serving_default", "image", array.astype(np.float32)
-
-
-def _read(file: str | bytes | os.PathLike[str]) -> bytes:
-    return file if isinstance(file, bytes) else pathlib.Path(file).read_bytes()

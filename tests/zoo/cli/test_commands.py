@@ -1,12 +1,15 @@
 """The commands, run in this process."""
 
 import json
+import os
 import pathlib
+import re
 import shutil
 from unittest import mock
 
 import keras
 import numpy as np
+from exports import png_of_size
 from PIL import Image
 
 import zoo
@@ -198,22 +201,37 @@ def test_predict_equals_the_model(run, digits, tmp_path):
     assert list(found.values()) == sorted(found.values(), reverse=True)
 
 
-def test_predict_reports_unreadable_files_and_continues(run, digits, tmp_path):
-    good = save(tmp_path / "good.png", digits[0][0])
-    (tmp_path / "cut.png").write_bytes(good.read_bytes()[:100])
-    (tmp_path / "text.png").write_text("no image", "utf-8")
-    bad = ["cut.png", "text.png"]
-    for readable in ([good], []):
-        code, output, errors = run("predict", *bad, *readable, "--json")
-        assert code == 1
+def test_predict_answers_what_it_can_read_and_names_the_rest(
+    run, digits, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    gray = Image.fromarray(digits[0][0][:, :, 0])
+    good = {"cmyk.jpg": "CMYK", "1.png": "1", "p.png": "P", "16.png": "I;16"}
+    good |= {"film.gif": "L", os.fsdecode(b"\xe9.png"): "RGBA"}
+    options = {"film.gif": {"save_all": True, "append_images": [gray]}}
+    options["p.png"] = {"transparency": 0}
+    for name, mode in good.items():
+        gray.convert(mode).save(tmp_path / name, **options.get(name, {}))
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "link.png").symlink_to("nowhere.png")
+    contents = {"empty.png": b"", "text.png": b"no image"}
+    contents["cut.png"] = (tmp_path / "16.png").read_bytes()[:100]
+    contents["huge.png"] = png_of_size(30_000, 30_000)
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    bad = ["folder.png", "link.png", *contents]
+    for readable in (good, {}):
+        words = [*bad, *(f"~/{name}" for name in readable), "--show=~/seen.png"]
+        code, output, errors = run("predict", *words, "--json")
         files = [answer["file"] for answer in json.loads(output)]
-        assert files == [str(file) for file in readable]
+        assert (code, files) == (1, [str(tmp_path / name) for name in readable])
         *lines, summary = errors.splitlines()
-        total = len(bad + readable)
-        assert summary == f"error: 2 of {total} files could not be read."
+        total = len(bad) + len(readable)
+        assert summary == f"error: {len(bad)} of {total} files could not be read."
         for name, line in zip(bad, lines, strict=True):
-            assert line.startswith("error: The image cannot be read: ")
-            assert line.endswith(f"Received: file='{name}'.")
+            assert re.match(rf"error: .* Received: (path|file)='{name}'\.$", line)
+        assert (r"\udce9.png" in run("predict", *words)[1]) == bool(readable)
+    assert (tmp_path / "seen.png").exists()
 
 
 def test_predict_reads_digits_as_people_draw_them(run, digits, tmp_path):
@@ -227,7 +245,7 @@ def test_predict_reads_digits_as_people_draw_them(run, digits, tmp_path):
         page.save(tmp_path / folder / f"{label}.jpg")
     words = ["predict", "scans", "scans/1.jpg", "--weights", "lenet5.mnist", "--json"]
     code, output, errors = run(*words, "--show", "seen.png")
-    assert (code, errors) == (0, "error: 1 other files in the folders are no images.\n")
+    assert (code, errors) == (0, "note: scans has 1 files of other types.\n")
     answers = json.loads(output)
     files = [pathlib.Path(answer["file"]).stem for answer in answers]
     assert sorted(files) == [*"0123456789"]
@@ -276,8 +294,16 @@ def test_export_writes_the_labels_of_a_run_and_those_of_a_file(run, trained, tmp
 
     layers = [keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(2)]
     keras.Sequential(layers).save(tmp_path / "mine.keras")
-    (tmp_path / "labels.txt").write_text("cat\nHund und Katze\n", "utf-8")
-    code, _, errors = run("export", "mine.keras", "serving", "--labels", "labels.txt")
-    assert code == 0, errors
-    exported = zoo.load_exported(tmp_path / "serving")
-    assert exported.labels == ("cat", "Hund und Katze")
+    words = ["export", "mine.keras", "serving", "--labels", "labels.txt"]
+    for text in ("cat\nHund und Kätzchen\n", "\ufeffcat\r\nHund und Kätzchen\r\n\r\n"):
+        (tmp_path / "labels.txt").write_bytes(text.encode())
+        code, _, errors = run(*words)
+        assert code == 0, errors
+        exported = zoo.load_exported(tmp_path / "serving")
+        assert exported.labels == ("cat", "Hund und Kätzchen")
+    for encoding in ("latin-1", "utf-16"):
+        (tmp_path / "labels.txt").write_bytes("ä".encode(encoding))
+        code, _, errors = run(*words)
+        assert (code, errors.count("\n")) == (1, 1)
+        assert "must be UTF-8" in errors
+        assert "Received: labels='labels.txt'." in errors

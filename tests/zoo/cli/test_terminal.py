@@ -1,7 +1,9 @@
 """The command line as a process on a terminal, in a pipe, and interrupted."""
 
+import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +12,7 @@ import time
 import pytest
 
 import zoo
+from zoo.cli import terminal
 
 EVALUATE = ["evaluate", "lenet5.mnist", "--dataset", "digits-sample"]
 EVALUATE += ["--split", "validation"]
@@ -41,6 +44,23 @@ def test_unforeseen_errors_are_one_line_with_their_kind(run, monkeypatch):
     assert errors == f"error: ZeroDivisionError: no digits {advice}\n"
     with pytest.raises(ZeroDivisionError):
         run("--debug", "list")
+
+
+@pytest.mark.parametrize("columns", [40, 55, 70, 80, 120])
+@pytest.mark.parametrize("words", ["list", "datasets list"])
+def test_tables_break_no_word(words, columns, run, monkeypatch):
+    whole = run(*words.split())[1].replace("─", "").split()
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    output = re.sub(r"\x1b\[\d*m", "", run(*words.split())[1])
+    assert max(map(len, output.splitlines())) <= columns
+    assert {*whole} <= {*output.replace(": ", " ").split()}
+    assert ("\nparameters: 61,706\n" in output) == (columns < 75 and words == "list")
+
+
+def test_json_has_no_other_numbers(capsys):
+    terminal.show({"loss": [float("nan"), float("inf"), 1.5]}, True)
+    assert json.loads(capsys.readouterr().out) == {"loss": [None, None, 1.5]}
 
 
 def test_piped_output_is_plain_and_quiet():

@@ -1,27 +1,30 @@
+import sys
+from unittest import mock
+
 import numpy as np
 import pytest
 from exports import photograph
 from PIL import Image
 
-from zoo.data.images import find_images, read_image
+from zoo.data.images import draw_images, find_images, read_image
 
 
-def test_folders_are_searched_recursively_and_each_image_is_found_once(tmp_path):
+def test_folders_are_searched_recursively(tmp_path):
     for name in ("b.png", "a/2.JPEG", "a/1.jpg", ".hidden/c.png", "a/.d.png", "x.csv"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     a, b = [tmp_path / "a" / "1.jpg", tmp_path / "a" / "2.JPEG"], tmp_path / "b.png"
-    assert find_images([tmp_path]) == ([*a, b], 1)
+    assert find_images(str(tmp_path)) == ([*a, b], 1)
     # A file that is named is kept, whatever its name.
-    named = [tmp_path / "x.csv", tmp_path / ".hidden" / "c.png"]
-    assert find_images([*named, str(b), tmp_path]) == ([*named, b, *a], 1)
+    for named in (tmp_path / "x.csv", tmp_path / ".hidden" / "c.png"):
+        assert find_images(named) == ([named], 0)
 
 
 @pytest.mark.parametrize("name", ["none.png", "empty"])
 def test_a_path_without_images_is_named(name, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=rf"Received: path='.*{name}'\.$"):
-        find_images([tmp_path / name])
+        find_images(tmp_path / name)
 
 
 def test_pixels_are_raw(tmp_path):
@@ -98,10 +101,27 @@ def test_linked_folders_are_searched_once(tmp_path):
     (tmp_path / "a").mkdir()
     Image.new("L", (2, 2)).save(tmp_path / "a" / "x.png")
     (tmp_path / "a" / "again").symlink_to(tmp_path, target_is_directory=True)
-    assert find_images([tmp_path]) == ([tmp_path / "a" / "x.png"], 0)
+    assert find_images(tmp_path) == ([tmp_path / "a" / "x.png"], 0)
 
 
 def test_what_is_no_image_is_refused(tmp_path):
     (tmp_path / "x.png").write_text("no image", "utf-8")
     with pytest.raises(OSError, match="cannot identify image file"):
         read_image(tmp_path / "x.png", (2, 3, 1))
+
+
+def test_heif_is_registered_by_reading(tmp_path, monkeypatch):
+    heif = mock.Mock()
+    monkeypatch.setitem(sys.modules, "pillow_heif", heif)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    Image.new("L", (2, 2)).save(tmp_path / "x.png")
+    assert read_image("~/x.png", (2, 2, 1)).shape == (2, 2, 1)
+    heif.register_heif_opener.assert_called_once_with()
+
+
+def test_a_sheet_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+    (tmp_path / "x.png").write_text("old", "utf-8")
+    monkeypatch.setattr(Image.Image, "save", mock.Mock(side_effect=OSError(28, "Full")))
+    with pytest.raises(OSError, match=f"Full: '{tmp_path / 'x.png'}'"):
+        draw_images(tmp_path / "x.png", [np.zeros((2, 2, 1), np.uint8)], ["数"])
+    assert [path.read_text("utf-8") for path in tmp_path.iterdir()] == ["old"]

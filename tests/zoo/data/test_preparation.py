@@ -220,6 +220,17 @@ def test_images_that_cannot_be_written_are_loaded(tiny_flags, tmp_path):
     )
 
 
+def test_a_full_disk_is_named_and_leaves_nothing(source_dir, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tfds.core.GeneratorBasedBuilder, "_download_and_prepare", fail)
+    folder, data_dir = source_dir / "tiny_flags", tmp_path / "data"
+    with pytest.raises(DatasetUnavailableError, match=f"in {data_dir}: .*No space"):
+        prepare_dataset("tiny_flags", source_dir=folder, data_dir=data_dir)
+    assert not list(tmp_path.rglob("tiny_flags/[!.]*"))
+
+
 @pytest.mark.parametrize("left", ["no files", "no images", "fewer images"])
 def test_an_incomplete_folder_of_tfds_does_not_count(
     left, tiny_flags, tmp_path, monkeypatch

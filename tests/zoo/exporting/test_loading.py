@@ -60,12 +60,30 @@ def test_predict_rejects_other_shapes(exported, images):
         exported.predict(images)
 
 
-def test_predict_explains_a_wrong_file(exported, tmp_path):
-    with pytest.raises(ValueError, match="neither a PNG nor a JPEG file"):
-        exported.predict((encode(np.zeros((28, 28), "uint8")), b"text"))
+def test_predict_explains_a_wrong_file(exported, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    good = encode(np.zeros((28, 28), "uint8"))
+    (tmp_path / "x.png").write_bytes(good)
+    assert exported.predict([good, "~/x.png", tmp_path / "x.png"])["label"].size == 3
+    for bad, message in {b"text": "neither a PNG", good[:-20]: "^Invalid PNG"}.items():
+        with pytest.raises(ValueError, match=rf"{message}.*Received: images\[2\]\.$"):
+            exported.predict((good, good, bad))
     pixels_only = load_exported(export(vector(), tmp_path))
     with pytest.raises(ValueError, match="no signature for image files"):
         pixels_only.predict([encode(np.zeros((28, 28), "uint8"))])
+
+
+def test_scaled_pixels_are_named_unless_the_model_takes_them(
+    tmp_path, exported, monkeypatch
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    images = np.random.default_rng(0).random((2, 28, 28, 1))
+    with pytest.warns(UserWarning, match="raw pixels"):
+        exported.predict(images)
+    flat = [keras.Input((28, 28, 1)), keras.layers.Flatten(), keras.layers.Dense(2)]
+    folder = export(keras.Sequential(flat), "~/serving", labels=["a", "b"])
+    assert folder == tmp_path / "serving" / "1"
+    load_exported("~/serving").predict(images)
 
 
 def test_training_does_not_change_an_exported_version(tmp_path, pixels):

@@ -36,7 +36,8 @@ def client(url, serving):
         yield client
 
 
-def test_predict(client, expected, tmp_path):
+def test_predict(client, expected, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
     paths = [tmp_path / f"{number}.png" for number in range(len(FILES))]
     for path, file in zip(paths, FILES, strict=True):
         path.write_bytes(file)
@@ -47,6 +48,7 @@ def test_predict(client, expected, tmp_path):
         FILES,
         paths,
         tuple(map(str, paths)),
+        [f"~/{path.name}" for path in paths],
     ):
         answer = client.predict(images)
         check_answer(answer, expected)
@@ -54,11 +56,17 @@ def test_predict(client, expected, tmp_path):
         assert answer["class_id"].dtype == np.int64
         assert answer["label"].dtype.kind == "U"
     check_answer(client.predict(PIXELS[:1]), expected, slice(1))
+    with pytest.warns(UserWarning, match="raw pixels"):
+        client.predict(PIXELS / 255)
 
 
-def test_rejected_requests(client, url, serving):
-    with pytest.raises(ValueError, match=r"images\[7:14\].*neither a PNG nor a JPEG"):
-        client.predict([*FILES[:9], b"text", *FILES[10:]])
+def test_rejected_requests(client, tmp_path):
+    path = tmp_path / "bad.png"
+    for bad, message in {b"text": "neither a PNG", FILES[9][:-20]: "PNG data"}.items():
+        path.write_bytes(bad)
+        for file, name in (path, rf" \({path}\)"), (bad, ""):
+            with pytest.raises(ValueError, match=rf"images\[9\]{name} to .*{message}"):
+                client.predict([*FILES[:9], file, *FILES[10:]])
     with pytest.raises(ValueError, match=r"images\[0:7\].*\[7,28,28\] is not compat"):
         client.predict(PIXELS[..., 0])
     with pytest.raises(ValueError, match=r"images\[0:0\]"):
@@ -66,8 +74,9 @@ def test_rejected_requests(client, url, serving):
 
 
 def test_models_and_versions(url, serving, expected):
-    with Client(url, serving.model, 1) as client:
-        check_answer(client.predict(PIXELS), expected)
+    for version in (1, np.int64(1)):
+        with Client(url, serving.model, version) as client:
+            check_answer(client.predict(PIXELS), expected)
     for model, version in (("lenet6", None), (serving.model, 7)):
         message = rf"'{model}' at .* (NOT_FOUND|404)"
         with (
@@ -133,8 +142,14 @@ def test_bad_arguments():
     for url in ("host:8501", "ftp://host", "http://", "grpc:host"):
         with pytest.raises(ValueError, match=r"http://HOST:PORT .* Received: url="):
             Client(url, "lenet5")
-    with pytest.raises(ValueError, match=r"at least 1. Received: batch_size=0\."):
-        Client("http://localhost:8501", "lenet5", batch_size=0)
+
+
+@pytest.mark.parametrize("url", ["http://localhost:8501", "grpc://localhost:8500"])
+@pytest.mark.parametrize("name", ["version", "batch_size"])
+@pytest.mark.parametrize("value", ["1", 0, 1.0, True, 2**63], ids=repr)
+def test_numbers_are_integers(url, name, value):
+    with pytest.raises(ValueError, match=rf"at least 1\. Received: {name}={value!r}\."):
+        Client(url, "lenet5", **{name: value})
 
 
 # Servers that fail
