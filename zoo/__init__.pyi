@@ -14,6 +14,7 @@ from .models.convnet import LeNet5 as LeNet5
 from .models.inspection import count_flops as count_flops
 from .models.inspection import decode_predictions as decode_predictions
 from .models.inspection import features as features
+from .models.inspection import preprocess_input as preprocess_input
 from .models.labels import read_images as read_images
 from .models.mlp import DeepMLP as DeepMLP
 from .models.mlp import ShallowMLP as ShallowMLP

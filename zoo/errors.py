@@ -1,9 +1,11 @@
-"""The parts that error messages share."""
+"""Errors, warnings, and the messages of TensorFlow."""
 
+import contextlib
 import difflib
 import importlib.util
+import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,15 +18,16 @@ def suggest(word: str, words: Sequence[str]) -> str:
     return f"{guess}Available: {', '.join(map(repr, words)) or 'none'}."
 
 
-def require(package: str, extra: str, purpose: str) -> None:
-    """Raises a ModuleNotFoundError unless the package of an extra is installed.
+def require(package: str, source: str, purpose: str) -> None:
+    """Raises a ModuleNotFoundError unless a package is installed.
 
-    `purpose` is the beginning of the message, e.g. "The tour".
+    `source` is what to install, e.g. "gradzoo[demo]", and `purpose` the beginning of
+    the message, e.g. "The tour".
     """
     if importlib.util.find_spec(package) is None:
         raise ModuleNotFoundError(
             f"{purpose} needs a package that is not installed. Run "
-            f'`pip install "gradzoo[{extra}]"`. Received: package={package!r}.',
+            f'`pip install "{source}"`. Received: package={package!r}.',
             name=package,
         )
 
@@ -40,3 +43,15 @@ def warn_if_scaled(images: Any) -> None:
             f"in [0, 1]. Received: images.max()={pixels.max():.3g}.",
             stacklevel=3,
         )
+
+
+@contextlib.contextmanager
+def quiet_tensorflow() -> Iterator[None]:
+    """Hides TensorFlow's messages: temporary paths, and functions traced again."""
+    logger = logging.getLogger("tensorflow")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

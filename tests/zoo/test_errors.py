@@ -24,10 +24,10 @@ def test_suggest_ends_a_message_with_a_guess_and_the_names(word, words, message)
 
 
 def test_require_names_the_package_and_the_extra():
-    require("json", "plot", "The tour")
+    require("json", "gradzoo[plot]", "The tour")
     message = r"The tour .*\"gradzoo\[plot\]\"`\. Received: package='no_such_package'\."
     with pytest.raises(ModuleNotFoundError, match=message) as caught:
-        require("no_such_package", "plot", "The tour")
+        require("no_such_package", "gradzoo[plot]", "The tour")
     assert caught.value.name == "no_such_package"
 
 

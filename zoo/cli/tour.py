@@ -20,7 +20,7 @@ def run(
     output: str | os.PathLike[str] = "demo", *, epochs: int = 3, images: int = 4_000
 ) -> None:
     """Shows what the zoo does; writes a figure and an export to the folder `output`."""
-    require("matplotlib", "demo", "The tour")
+    require("matplotlib", "gradzoo[demo]", "The tour")
     folder = expand(output)
     folder.mkdir(parents=True, exist_ok=True)
     x, y = zoo.load_dataset("digits-sample", as_="numpy")

@@ -10,7 +10,7 @@ import numpy as np
 from zoo.data.catalog import DESCRIBED, SAMPLE, DatasetInfo, Examples, PathLike
 from zoo.data.preparation import decoded_file, load_splits
 from zoo.data.sample import find_sample, read_sample
-from zoo.errors import suggest
+from zoo.errors import require, suggest
 from zoo.files import expand
 
 
@@ -18,7 +18,7 @@ def load_dataset(
     name: str,
     split: str = "train",
     *,
-    as_: Literal["tf.data", "numpy"] = "tf.data",
+    as_: Literal["tf.data", "numpy"] | None = None,
     batch_size: int | None = None,
     shuffle: bool = False,
     seed: int | None = None,
@@ -41,7 +41,8 @@ def load_dataset(
         name: String. `"mnist"`, `"fashion_mnist"` or `"digits-sample"`.
         split: String. `"train"`, `"validation"`, `"train+validation"` or `"test"`.
             Defaults to `"train"`.
-        as_: String. `"tf.data"` or `"numpy"`. Defaults to `"tf.data"`.
+        as_: String. `"tf.data"` or `"numpy"`. Defaults to `"tf.data"`, or to `"numpy"`
+            if TensorFlow is not installed.
         batch_size: Integer. Images per batch of the `tf.data.Dataset`; the last batch
             may be smaller. Defaults to `None`: single images.
         shuffle: Boolean. Whether to shuffle the whole split uniformly: NumPy arrays
@@ -73,6 +74,8 @@ def load_dataset(
     >>> images.shape, images.dtype, labels.shape
     ((4000, 28, 28, 1), dtype('uint8'), (4000,))
     """
+    if as_ is None:
+        as_ = "tf.data" if importlib.util.find_spec("tensorflow") else "numpy"
     if as_ not in ("tf.data", "numpy"):
         raise ValueError(f"`as_` must be 'tf.data' or 'numpy'. Received: as_={as_!r}.")
     if as_ == "numpy" and batch_size is not None:
@@ -87,12 +90,8 @@ def load_dataset(
             f"{name!r} has the splits {list(info.splits)}."
             f"{source if name == SAMPLE else ''} Received: split={split!r}."
         )
-    if as_ == "tf.data" and importlib.util.find_spec("tensorflow") is None:
-        raise ModuleNotFoundError(
-            "A `tf.data.Dataset` needs TensorFlow, which is not installed. Install it, "
-            f"or pass as_='numpy'. Received: as_={as_!r}.",
-            name="tensorflow",
-        )
+    if as_ == "tf.data":
+        require("tensorflow", "tensorflow", "A `tf.data.Dataset`")
     if name == SAMPLE:
         splits = read_sample()
     else:

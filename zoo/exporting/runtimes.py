@@ -32,8 +32,9 @@ Run = Callable[[NDArray[Any]], dict[str, NDArray[Any]]]
 
 def check_installed(format: str) -> None:
     """Raises `ModuleNotFoundError` if a package of a format is not installed."""
+    require("tensorflow", "tensorflow", "An export")
     for module in _MODULES.get(format, ()):
-        require(module, format, f"The format {format!r}")
+        require(module, f"gradzoo[{format}]", f"The format {format!r}")
 
 
 def packages(format: str) -> list[str]:
@@ -58,7 +59,7 @@ def write(format: str, function: Any, saved_model: str, folder: pathlib.Path) ->
 
 def load(format: str, folder: pathlib.Path) -> Run:
     """Loads a format as a thread-safe function of images; returns outputs by name."""
-    require(_MODULES[format][0], format, f"The format {format!r}")
+    require(_MODULES[format][0], f"gradzoo[{format}]", f"The format {format!r}")
     run = _LOADERS[format](folder)
     lock = threading.Lock()  # LiteRT and OpenVINO run one batch at a time.
 

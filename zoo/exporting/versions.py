@@ -24,10 +24,12 @@ from typing import Any
 
 import keras
 
+from zoo.errors import quiet_tensorflow
 from zoo.exporting import runtimes
 from zoo.exporting.contract import FORMATS, list_versions, read_contract
 from zoo.exporting.serving_files import write_serving_files
 from zoo.files import atomic_write, expand, flush_to_disk, lock
+from zoo.models.blueprint import is_size
 from zoo.models.inspection import ends_in_softmax
 from zoo.models.labels import find_data
 
@@ -39,6 +41,7 @@ def export(
     *,
     labels: Sequence[str] | None = None,
     format: str = "saved_model",
+    from_logits: bool | None = None,
 ) -> pathlib.Path:
     """Exports an image classifier as a numbered version for TF Serving.
 
@@ -75,6 +78,8 @@ def export(
         format: String. `"saved_model"`, `"onnx"`, `"litert"` or `"openvino"`. The last
             three have only `serving_default` and need the extra of their name
             (`gradzoo[onnx]`). Defaults to `"saved_model"`.
+        from_logits: Boolean. `True` if `model` returns logits, `False` if
+            probabilities. Defaults to `None`, for what the last layers show.
 
     Returns:
         The folder of the version, `base_path/<version>`.
@@ -95,7 +100,12 @@ def export(
     (2, 10)
     """
     _check_classifier(model)
-    is_softmax = ends_in_softmax(model)
+    if from_logits not in (None, False, True):
+        raise ValueError(
+            "`from_logits` must be True, False or None. Received: "
+            f"from_logits={from_logits!r}."
+        )
+    is_softmax = ends_in_softmax(model) if from_logits is None else not from_logits
     categories, form = find_data(model)
     labels = _check_labels(model, categories if labels is None else labels)
     if format not in FORMATS:
@@ -113,7 +123,7 @@ def export(
         # Killed exports leave such folders.
         for folder in base.glob(".unfinished-*"):
             shutil.rmtree(folder, ignore_errors=True)
-        with atomic_write(target) as unfinished:
+        with quiet_tensorflow(), atomic_write(target) as unfinished:
             unfinished.mkdir()
             if keras.config.backend() == "tensorflow":
                 from zoo.exporting.writing import write_version
@@ -145,6 +155,11 @@ def _check_classifier(model: Any) -> None:
             "height, width, channels), (None, height, width) or (None, features) and "
             "one output (None, classes) for two or more classes. Received: "
             f"model={model.name!r} with inputs {inputs} and outputs {outputs}."
+        )
+    if model.inputs[0].dtype == "string":
+        raise ValueError(
+            "`model` must take numbers. Export it without layers that read strings. "
+            f"Received: model={model.name!r} with an input of strings."
         )
     data_formats = (getattr(x, "data_format", None) for x in model._flatten_layers())
     if "channels_first" in data_formats:
@@ -204,8 +219,8 @@ def _choose_target(version: int | None, base: pathlib.Path) -> pathlib.Path:
     taken = list_versions(base)
     if version is None:
         return base / str(max(taken, default=0) + 1)
-    # `True` is an int, too. TF Serving reads the number into 64 bits.
-    if type(version) is not int or not 1 <= version < 2**63:
+    # TF Serving reads the number into 64 bits.
+    if not is_size(version) or version >= 2**63:
         raise ValueError(
             "`version` must be an integer from 1, or None for the next one. "
             f"Received: version={version!r}."
@@ -235,8 +250,9 @@ def _run_tensorflow_process(
             text=True,
         )
     if process.returncode:
+        reason = process.stderr.strip().splitlines()[-1:]
         raise RuntimeError(
             "The process that exports with the TensorFlow backend failed. To see the "
             "cause, save the model as a `.keras` file, and load and export it under "
-            f"KERAS_BACKEND=tensorflow. Received: stderr={process.stderr[-2000:]!r}."
+            f"KERAS_BACKEND=tensorflow. Received: {reason}."
         )

@@ -27,6 +27,7 @@ from zoo.exporting.decoding import PREPROCESSING
 from zoo.exporting.signatures import signature_functions
 from zoo.exporting.warmup import write_warmup_requests
 from zoo.files import sha256
+from zoo.models.inspection import takes_raw_pixels
 from zoo.models.weights import card_of
 
 
@@ -81,6 +82,8 @@ def _write_saved_model(
     # Stores the weights once, in a fixed order. `model.export` stores them twice.
     module = tf.Module()
     module.weights = [weight.value for weight in model.weights]
+    inner = model._flatten_layers()
+    module.tables = [x.lookup_table for x in inner if hasattr(x, "lookup_table")]
     tf.saved_model.save(module, str(folder), functions)
 
     # Two exports of a model differ only in this random identifier.
@@ -108,10 +111,7 @@ def _write_contract(
         "labels": list(labels),
         "signatures": signatures,
         "normalization": form,
-        "takes_raw_pixels": any(
-            isinstance(layer, keras.layers.Rescaling) and np.max(layer.scale) < 0.1
-            for layer in model._flatten_layers()
-        ),
+        "takes_raw_pixels": takes_raw_pixels(model),
         "preprocessing": {k: v for k, v in PREPROCESSING.items() if k in arguments},
         "weights": card and dataclasses.asdict(card),
         "libraries": {

@@ -5,16 +5,16 @@ import math
 import numbers
 import re
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 from keras import layers
 
 from zoo.models.labels import describe_data
-from zoo.models.weight_files import load_layers, read_config, read_layers
-from zoo.models.weights import Weights, resolve
+from zoo.models.weight_files import load_layers, read_config, read_layers, split_prefix
+from zoo.models.weights import Weights, identify, resolve
 
 HEAD = "logits"
 
@@ -45,13 +45,15 @@ class Blueprint:
 
     def __post_init__(self) -> None:
         self.input_shape = self._check_shape()
-        source = resolve(self.model_name, self.weights)
-        self.card = source if isinstance(source, Weights) else None
-        self.path = source.path if isinstance(source, Weights) else source
+        # Names are unique in a graph, and `input_tensor` may belong to other models.
+        self.prefix = "" if self.input_tensor is None else f"{self.name}_"
+        self.path = resolve(self.model_name, self.weights)
+        saved = read_layers(self.path) if self.path else {}
+        self.saved_prefix, self.saved = split_prefix(saved)
+        card = identify(self.saved)
+        self.card = card if card and card.model == self.model_name else None
         if self.card:
             self._check_architecture(self.card)
-            self.card.verify()
-        self.saved = read_layers(self.path) if self.path else {}
         self._check_head()
 
     def _check_shape(self) -> tuple[int | None, ...]:
@@ -64,15 +66,13 @@ class Blueprint:
                     f"input_tensor={tensor!r} (of type {type(tensor).__name__})."
                 )
             shape = tuple(tensor.shape[1:])
-        if not isinstance(shape, Sequence) or not all(
-            d is None or (isinstance(d, int) and d > 0) for d in shape
-        ):
+        if np.ndim(shape) != 1 or not all(d is None or is_size(d) for d in shape):
             raise ValueError(
                 "`input_shape` must be a tuple of positive integers without the batch "
                 f"dimension, such as (28, 28, 1). Received: input_shape={shape!r}."
             )
-        is_default = tuple(shape) == (28, 28, 1)
-        return (1, 28, 28) if is_default and _channels_first() else tuple(shape)
+        shape = tuple(None if d is None else int(d) for d in shape)
+        return (1, 28, 28) if shape == (28, 28, 1) and _channels_first() else shape
 
     def _check_architecture(self, card: Weights) -> None:
         for name, value in self.architecture.items():
@@ -169,17 +169,26 @@ class Blueprint:
         if self.input_tensor is not None:
             sources = keras.utils.get_source_inputs(inputs)
             preceding = keras.Model(sources, inputs).layers
+            self._add_prefix(x, preceding)
             inputs = sources[0] if len(sources) == 1 else sources
         model = keras.Model(inputs, x, name=self.name)
         if self.path:
             self._load(self.path, model, preceding)
         return model
 
+    def _add_prefix(self, x: Any, preceding: list[Any]) -> None:
+        """Adds the prefix to the names of the layers between `preceding` and `x`."""
+        layer, node, _ = x._keras_history
+        if layer not in preceding and not layer.name.startswith(self.prefix):
+            layer.name = self.prefix + layer.name
+            for tensor in layer._inbound_nodes[node].input_tensors:
+                self._add_prefix(tensor, preceding)
+
     def _load(self, path: Path, model: keras.Model, preceding: list[Any]) -> None:
         """Loads all saved layers, except for a head that is left out or untrained."""
         saved = self.saved
         if not self.include_top:
-            names = {layer.name for layer in model.layers}
+            names = {layer.name.removeprefix(self.prefix) for layer in model.layers}
             saved = {name: arrays for name, arrays in saved.items() if name in names}
         elif self.has_fresh_head:
             warnings.warn(
@@ -187,7 +196,7 @@ class Blueprint:
                 f"the weights have {len(saved[HEAD][-1])}.",
                 stacklevel=4,
             )
-            saved = {**saved, HEAD: model.get_layer(HEAD).get_weights()}
+            saved = {**saved, HEAD: model.get_layer(self.prefix + HEAD).get_weights()}
         try:
             load_layers(model, saved, source=path, leave_out=preceding)
         except ValueError as error:
@@ -200,13 +209,14 @@ class Blueprint:
 
     def _compare(self, config: dict[str, Any], model: keras.Model) -> None:
         """Compares the architecture with that of a `.keras` file."""
-        built = _operations(model.get_config())
-        for name, saved in _operations(config).items():
+        built = _operations(model.get_config(), self.prefix)
+        for name, saved in _operations(config, self.saved_prefix).items():
             if config and saved != built[name]:
+                received = self.architecture.get(name, self.include_preprocessing)
                 raise ValueError(
                     f"`{name}` differs from that of the saved model. Build the model "
                     f"with the arguments that it was saved with. Expected: {saved}. "
-                    f"Received: {name}={self.architecture.get(name)!r}."
+                    f"Received: {name}={received!r}."
                 )
 
     def _misfit(self, card: Weights) -> ValueError:
@@ -217,10 +227,15 @@ class Blueprint:
         )
 
 
+def is_size(value: Any) -> bool:
+    """Returns `True` for a positive integer of any type."""
+    is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    return is_integer and value > 0
+
+
 def check_size(name: str, value: Any) -> int:
     """Returns `value` as an `int`; raises a `ValueError` unless it is positive."""
-    is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not is_integer or value < 1:
+    if not is_size(value):
         raise ValueError(
             f"`{name}` must be a positive integer. Received: {name}={value!r}."
         )
@@ -247,13 +262,14 @@ def _channels_first() -> bool:
     return bool(keras.config.image_data_format() == "channels_first")
 
 
-def _operations(config: dict[str, Any]) -> dict[str, Any]:
+def _operations(config: dict[str, Any], prefix: str) -> dict[str, Any]:
     """Reads the arguments that the shapes of a model's variables do not show."""
-    hidden = re.compile(r"(conv|dense|pool|activation|add)\d+")
+    hidden = re.compile(r"(conv|dense|pool|activation|add)\d+|rescaling")
     found = [
         layer
         for layer in config.get("layers", [])
-        if hidden.fullmatch(layer["config"]["name"])
+        if layer["config"]["name"].startswith(prefix)
+        and hidden.fullmatch(layer["config"]["name"], len(prefix))
     ]
     activations = {str(layer["config"].get("activation", "linear")) for layer in found}
     kinds = {layer["class_name"] for layer in found}
@@ -261,4 +277,5 @@ def _operations(config: dict[str, Any]) -> dict[str, Any]:
         "activation": sorted(activations - {"linear"}),
         "pooling_layer": sorted(kinds & {"MaxPooling2D", "AveragePooling2D"}),
         "residual": "Add" in kinds,
+        "include_preprocessing": "Rescaling" in kinds,
     }

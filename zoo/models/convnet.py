@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import layers
 
 from zoo.models.blueprint import Blueprint, check_size, new_initializer
@@ -52,7 +53,8 @@ def LeNet5(
             Defaults to `True`.
         input_shape: Tuple. Shape of an image in Keras' image data format, at least
             12x12 pixels. Defaults to 28x28 gray images in either format.
-        input_tensor: Keras tensor. Input of the model. Defaults to a new input.
+        input_tensor: Keras tensor. Input of the model, whose layers then have `name` as
+            a prefix (`{name}_logits`). Defaults to a new input.
         pooling: `"avg"`, `"max"` or `None`. With `include_top=False`, global pooling of
             the last feature maps to `(n, channels)`. Defaults to `None`.
         classes: Integer. Number of classes. The head is untrained if published weights
@@ -151,7 +153,8 @@ def ConvNet(
             Defaults to `True`.
         input_shape: Tuple. Shape of an image in Keras' image data format, at least 8x8
             pixels. Defaults to 28x28 gray images in either format.
-        input_tensor: Keras tensor. Input of the model. Defaults to a new input.
+        input_tensor: Keras tensor. Input of the model, whose layers then have `name` as
+            a prefix (`{name}_logits`). Defaults to a new input.
         pooling: `"avg"`, `"max"` or `None`. With `include_top=False`, global pooling of
             the last feature maps to `(n, channels)`. Defaults to `None`.
         classes: Integer. Number of classes. The head is untrained if published weights
@@ -175,7 +178,7 @@ def ConvNet(
     >>> zoo.ConvNet(include_top=False, pooling="avg").output.shape
     (None, 128)
     """
-    if not isinstance(filters, Sequence) or len(filters) != 3:
+    if np.ndim(filters) != 1 or len(filters) != 3:
         raise ValueError(
             "`filters` must list the feature maps of the three convolutions, such as "
             f"(32, 64, 128). Received: filters={filters!r}."

@@ -12,8 +12,14 @@ from zoo.errors import suggest
 from zoo.models.labels import find_data
 from zoo.models.weights import Weights
 
-# Layers that return logits or probabilities if their inputs are.
-_PASSING_LAYERS = (layers.Flatten, layers.GlobalAveragePooling2D, layers.Reshape)
+# Layers that apply their kernels at each pixel or step of their output, or input. The
+# convolutions of all dimensions have a common base.
+_CONVOLUTIONS = (layers.Conv2D, layers.DepthwiseConv2D, layers.SeparableConv2D)
+_PER_OUTPUT = (layers.Dense, *(layer.__base__ for layer in _CONVOLUTIONS))
+_RECURRENT = (layers.LSTM, layers.GRU, layers.SimpleRNN)
+_PER_INPUT = (layers.Conv2DTranspose.__base__, *_RECURRENT)
+# Layers whose variables of two axes are looked up, or multiply element by element.
+_WITHOUT_KERNEL = (layers.Embedding, layers.LayerNormalization, layers.PReLU)
 
 
 def features(model: keras.Model, layers: Sequence[str] | None = None) -> keras.Model:
@@ -28,7 +34,7 @@ def features(model: keras.Model, layers: Sequence[str] | None = None) -> keras.M
         output is `{layer name: tensor}`. On JAX, `predict` sorts the names.
 
     Raises:
-        ValueError: If `model` has no layer with one of the names.
+        ValueError: If `model` is not built, or has no layer with one of the names.
 
     Example:
 
@@ -36,6 +42,7 @@ def features(model: keras.Model, layers: Sequence[str] | None = None) -> keras.M
     >>> maps(np.zeros((1, 28, 28, 1)))["pool2"].shape
     TensorShape([1, 5, 5, 16])
     """
+    inputs = _functional(model).input
     kind = keras.layers.InputLayer
     available = [layer.name for layer in model.layers if not isinstance(layer, kind)]
     wanted = available if layers is None else list(layers)
@@ -46,7 +53,19 @@ def features(model: keras.Model, layers: Sequence[str] | None = None) -> keras.M
                 f"{suggest(str(name), available)} Received: layers={layers!r}."
             )
     outputs = {name: model.get_layer(name).output for name in wanted}
-    return keras.Model(model.inputs, outputs, name=f"{model.name}_features")
+    return keras.Model(inputs, outputs, name=f"{model.name}_features")
+
+
+def preprocess_input(x: Any, data_format: str | None = None) -> Any:
+    """Returns `x` unchanged: the models take raw pixels and scale them in the graph.
+
+    A placeholder for code that was written for `keras.applications`.
+
+    Args:
+        x: Array or tensor. Images.
+        data_format: String. Has no effect. Defaults to `None`.
+    """
+    return x
 
 
 def decode_predictions(
@@ -98,64 +117,137 @@ def decode_predictions(
 def count_flops(model: keras.Model) -> int:
     """Counts the floating point operations of one forward pass on one input.
 
-    Counts `Dense` and `Conv2D` layers, a multiply-add as two operations. The rest
-    (biases, activations, pooling, normalization) adds a few percent at most.
+    Counts the kernels of dense, convolutional and recurrent layers, a multiply-add as
+    two operations. The rest (biases, activations, pooling, normalization) adds a few
+    percent at most.
 
     Args:
-        model: Functional `keras.Model` with a fixed input size.
+        model: Functional or Sequential `keras.Model` with a fixed input size, built.
 
     Returns:
         The number of operations.
+
+    Raises:
+        ValueError: If a size is `None`, or if another layer has a kernel, a variable of
+            two or more axes. The message names the layer.
 
     Example:
 
     >>> zoo.count_flops(zoo.LeNet5())
     833040
     """
-    total = 0
-    for layer in model.layers:
-        if isinstance(layer, layers.Dense | layers.Conv2D):
-            places = math.prod(layer.output.shape[1:]) // layer.kernel.shape[-1]
-            total += 2 * math.prod(layer.kernel.shape) * places
-    return total
+    # A layer has one node per call.
+    return sum(
+        _count(node.operation, node.input_tensors[0].shape, node.outputs[0].shape)
+        for nodes in _functional(model)._nodes_by_depth.values()
+        for node in nodes
+        if getattr(node.operation, "weights", None)
+    )
 
 
-def ends_in_softmax(model: keras.Model) -> bool:
+def _count(layer: Any, inputs: tuple[Any, ...], outputs: tuple[Any, ...]) -> int:
+    """Counts the operations of a layer from the shapes of its input and output."""
+    # The bias of a GRU has two axes.
+    kernels = [v.shape for v in layer.weights if len(v.shape) > 1 and v.name != "bias"]
+    if not kernels or isinstance(layer, _WITHOUT_KERNEL):
+        return 0
+    if isinstance(layer, keras.Model):
+        return count_flops(layer)
+    if isinstance(layer, layers.Bidirectional):
+        return 2 * _count(layer.forward_layer, inputs, outputs)
+    if isinstance(layer, layers.TimeDistributed) and outputs[1]:
+        step = (shape[:1] + shape[2:] for shape in (inputs, outputs))
+        return int(outputs[1]) * _count(layer.layer, *step)
+    shape = inputs if isinstance(layer, _PER_INPUT) else outputs
+    if not isinstance(layer, _PER_INPUT + _PER_OUTPUT) or None in shape[1:]:
+        raise ValueError(
+            "Operations are counted for dense, convolutional and recurrent layers of "
+            "Keras, with an input of fixed size. Received: "
+            f"layer={layer.name!r} ({type(layer).__name__}) of shape {shape}."
+        )
+    is_first = getattr(layer, "data_format", None) == "channels_first"
+    places = int(math.prod(shape[1:]) // shape[1 if is_first else -1])
+    return 2 * places * sum(int(math.prod(kernel)) for kernel in kernels)
+
+
+def takes_raw_pixels(model: keras.Model) -> bool:
+    """Returns `True` if a model scales its pixels itself."""
+    return any(
+        isinstance(layer, layers.Rescaling) and np.max(layer.scale) < 0.1
+        for layer in model._flatten_layers()
+    )
+
+
+def ends_in_softmax(model: keras.Model, index: int = 0) -> bool:
     """Returns `True` if a classifier returns probabilities, `False` if logits.
 
+    Evaluates the operations that follow the last variables, on random numbers.
+
     Args:
-        model: Functional or Sequential `keras.Model` with one output, built.
+        model: Functional or Sequential `keras.Model`, built.
+        index: Integer. Number of the output. Defaults to 0.
 
     Raises:
         ValueError: If the last layers do not show which of the two it returns.
     """
-    # Subclassed models, and Sequential models that are not built, have no outputs.
-    if not getattr(model, "outputs", None):
-        raise ValueError(
-            "Only a functional or Sequential model that has been built shows whether "
-            "it returns probabilities or logits. Received: "
-            f"model={model.name!r} ({type(model).__name__})."
-        )
-    return _is_softmax(model.outputs[0])
-
-
-def _is_softmax(output: Any) -> bool:
-    """Follows a symbolic output back to the layer that decides."""
-    layer = output._keras_history.operation
-    activation = getattr(layer, "activation", None)
-    linear = activation is keras.activations.linear
-    if activation is keras.activations.softmax or isinstance(layer, layers.Softmax):
+    output = _functional(model).outputs[index]
+    last = output._keras_history.operation
+    activation = getattr(last, "activation", None)
+    if activation is keras.activations.softmax and not isinstance(last, layers.RNN):
         return True
-    if linear and not isinstance(layer, layers.Activation):
+
+    def run(scale: float) -> Any:
+        value = _evaluate(output, scale, np.random.default_rng(0), {})
+        return keras.ops.convert_to_numpy(keras.ops.cast(value, "float32"))
+
+    once, back, never = run(1), run(-2), run(0)
+    if np.all(once >= 0) and np.allclose(once.sum(-1), 1, atol=0.01):
+        return True
+    # An affine function of logits returns logits. The tolerance is that of bfloat16.
+    if np.abs(back + 2 * once - 3 * never).max() <= 0.03 * np.abs(back).max():
         return False
-    if isinstance(layer, keras.Model) and getattr(layer, "outputs", None):
-        return ends_in_softmax(layer)
-    # A linear `Activation` may only cast probabilities to float32.
-    if linear or isinstance(layer, _PASSING_LAYERS):
-        return _is_softmax(layer.input)
     raise ValueError(
         "The model must end in a softmax, for probabilities, or in a layer with linear "
-        f"activation, for logits. Received: layer={layer.name!r} "
-        f"({type(layer).__name__}), activation "
+        "activation, for logits. For other models, pass `from_logits`. "
+        f"Received: layer={last.name!r} ({type(last).__name__}), activation "
         f"{getattr(activation, '__name__', activation)}."
     )
+
+
+def _evaluate(tensor: Any, scale: float, generator: Any, values: dict[int, Any]) -> Any:
+    """Evaluates a tensor, with random numbers for the outputs of the last layers."""
+    operation, node, index = tensor._keras_history
+    node = operation._inbound_nodes[node]
+    if id(tensor) in values:
+        pass
+    elif getattr(operation, "weights", None) or not node.input_tensors:
+        x = scale * generator.normal(0, 2, [size or 16 for size in tensor.shape])
+        x = keras.ops.convert_to_tensor(x, "float32")
+        values[id(tensor)] = _activation(operation, index)(x)
+    else:
+        for x in node.input_tensors:
+            _evaluate(x, scale, generator, values)
+        args, kwargs = node.arguments.fill_in(values)
+        values[id(tensor)] = keras.tree.flatten(operation(*args, **kwargs))[index]
+    return values[id(tensor)]
+
+
+def _activation(layer: Any, index: int) -> Any:
+    """Returns the function that a layer with variables applies last."""
+    if isinstance(layer, keras.Model) and getattr(layer, "outputs", None):
+        name = "softmax" if ends_in_softmax(layer, index) else "linear"
+        return keras.activations.get(name)
+    if not isinstance(layer, layers.RNN) and getattr(layer, "activation", None):
+        return layer.activation
+    return lambda x: x * np.nan  # Unknown.
+
+
+def _functional(model: Any) -> Any:
+    """Returns the graph of a model; a Sequential model holds one."""
+    graph = getattr(model, "_functional", model)
+    if not getattr(graph, "outputs", None):
+        raise ValueError(
+            "`model` must be a functional model, or a Sequential model that has been "
+            f"built. Received: model={model.name!r} ({type(model).__name__})."
+        )
+    return graph

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import layers
 
 from zoo.models.blueprint import Blueprint, check_size, new_initializer
@@ -44,7 +45,8 @@ def ShallowMLP(
         include_top: Boolean. Include the classifier. If `False`, the output is the
             hidden layer, `(n, hidden_units)`. Defaults to `True`.
         input_shape: Tuple. Shape of an input, of any rank. Defaults to `(28, 28, 1)`.
-        input_tensor: Keras tensor. Input of the model. Defaults to a new input.
+        input_tensor: Keras tensor. Input of the model, whose layers then have `name` as
+            a prefix (`{name}_logits`). Defaults to a new input.
         classes: Integer. Number of classes. The head is untrained if published weights
             have another number. Defaults to that of the weights, or 10.
         classifier_activation: String or `None` for logits. Defaults to `"softmax"`.
@@ -137,7 +139,8 @@ def DeepMLP(
         include_top: Boolean. Include the classifier. If `False`, the output is the last
             hidden layer, `(n, hidden_units[-1])`. Defaults to `True`.
         input_shape: Tuple. Shape of an input, of any rank. Defaults to `(28, 28, 1)`.
-        input_tensor: Keras tensor. Input of the model. Defaults to a new input.
+        input_tensor: Keras tensor. Input of the model, whose layers then have `name` as
+            a prefix (`{name}_logits`). Defaults to a new input.
         classes: Integer. Number of classes. The head is untrained if published weights
             have another number. Defaults to that of the weights, or 10.
         classifier_activation: String or `None` for logits. Defaults to `"softmax"`.
@@ -161,7 +164,7 @@ def DeepMLP(
     ...     (128,) * 10, activation="sigmoid", normalization=None, residual=False
     ... )
     """
-    if not isinstance(hidden_units, Sequence) or not 1 <= len(hidden_units) <= 100:
+    if np.ndim(hidden_units) != 1 or not 1 <= len(hidden_units) <= 100:
         raise ValueError(
             "`hidden_units` must list the units of 1 to 100 hidden layers, such as "
             f"[128] * 10. Received: hidden_units={hidden_units!r}."

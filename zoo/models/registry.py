@@ -49,22 +49,31 @@ def list_models(pattern: str = "*", weights: str | None = None) -> list[str]:
     ]
 
 
-def create(name: str, **arguments: Any) -> "keras.Model":
+def create(name: str, /, **arguments: Any) -> "keras.Model":
     """Builds a model by its name.
 
     Args:
-        name: String. One of `list_models()`.
+        name: String. One of `list_models()`, or the full name of published weights,
+            such as `"lenet5.mnist"`, for a model with these weights.
         **arguments: Arguments of the builder.
 
     Raises:
-        ValueError: If the model is unknown.
+        ValueError: If the model or its weights are unknown, or given twice.
 
     Example:
 
     >>> zoo.create("lenet5", classes=3).output.shape
     (None, 3)
     """
-    return builder(name)(**arguments)
+    model, dot, weights = str(name).partition(".")
+    if dot:
+        if "weights" in arguments:
+            raise ValueError(
+                f"The name {name!r} has weights. Leave out `weights`, or pass the name "
+                f"{model!r}. Received: weights={arguments['weights']!r}."
+            )
+        arguments["weights"] = weights
+    return builder(model)(**arguments)
 
 
 def builder(name: str) -> Any:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def read_layers(path: pathlib.Path) -> dict[str, list[np.ndarray]]:
-    """Reads the variables from the `.weights.h5` or `.keras` file of a model.
+    """Reads the variables from the `.weights.h5`, `.keras` or `.h5` file of a model.
 
     Returns:
         `{layer name: [array, ...]}`, each list in the order of `layer.get_weights()`.
@@ -30,6 +30,15 @@ def read_layers(path: pathlib.Path) -> dict[str, list[np.ndarray]]:
         else:
             content = path.read_bytes()
         with h5py.File(io.BytesIO(content)) as file:
+            legacy = file.get("model_weights", file)  # The format of Keras 2.
+            if "layer_names" in legacy.attrs:
+                names = legacy.attrs["layer_names"].astype(str)
+                orders = {name: legacy[name].attrs["weight_names"] for name in names}
+                return {
+                    name: [legacy[name][variable][()] for variable in order]
+                    for name, order in orders.items()
+                    if len(order)
+                }
             groups = [layer["vars"] for layer in file["layers"].values()]
             return {
                 group.attrs["name"]: [group[str(i)][()] for i in range(len(group))]
@@ -45,11 +54,19 @@ def read_layers(path: pathlib.Path) -> dict[str, list[np.ndarray]]:
 
 
 def read_config(path: pathlib.Path) -> dict[str, Any]:
-    """Reads the description of the model in a `.keras` file; else returns `{}`."""
-    if not zipfile.is_zipfile(path):
-        return {}
-    with zipfile.ZipFile(path) as archive:
-        return dict(json.loads(archive.read("config.json")))
+    """Reads the description of the model in a file of a whole model, else `{}`."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            return dict(json.loads(archive.read("config.json")))
+    with h5py.File(path) as file:
+        return dict(json.loads(file.attrs.get("model_config", "{}")))
+
+
+def split_prefix(layers: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Splits off the prefix of all names, up to the last underscore: `"lenet5_"`."""
+    prefixes = {"".join(name.rpartition("_")[:2]) for name in layers}
+    prefix = prefixes.pop() if len(prefixes) == 1 else ""
+    return prefix, {name.removeprefix(prefix): layers[name] for name in layers}
 
 
 def load_layers(
@@ -61,18 +78,15 @@ def load_layers(
     """Loads the variables of all layers of `model`, except for those in `leave_out`.
 
     Args:
-        saved: Dict `{layer name: [array, ...]}`, as returned by `read_layers`.
+        saved: Dict `{layer name: [array, ...]}`, without the prefix of the names.
         source: Origin of `saved`, for the error message.
 
     Raises:
         ValueError: If a layer is missing on either side or has other shapes. The
             message lists every such layer, and `model` is unchanged.
     """
-    layers = {
-        layer.name: layer
-        for layer in model.layers
-        if layer.weights and layer not in leave_out
-    }
+    kept = (x for x in model.layers if x.weights and x not in leave_out)
+    _, layers = split_prefix({layer.name: layer for layer in kept})
     expected = {n: [tuple(v.shape) for v in layers[n].weights] for n in layers}
     received = {n: [array.shape for array in saved[n]] for n in saved}
     problems = [

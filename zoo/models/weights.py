@@ -16,7 +16,7 @@ import numpy as np
 from zoo.display import Table
 from zoo.errors import suggest
 from zoo.files import sha256
-from zoo.models.weight_files import read_layers
+from zoo.models.weight_files import read_layers, split_prefix
 
 if TYPE_CHECKING:
     import keras
@@ -154,30 +154,25 @@ def is_path(weights: object) -> bool:
     )
 
 
-def resolve(model: str, weights: object) -> Weights | pathlib.Path | None:
-    """Resolves the `weights` argument of a builder.
+def resolve(model: str, weights: object) -> pathlib.Path | None:
+    """Finds and verifies the file that the `weights` argument of a builder means.
 
     A name never refers to a file, even if the working directory has a file of that
-    name. A file with the content of a published weight of `model` gives its `Weights`.
-
-    Returns:
-        `None`, the `Weights`, or the absolute path of an existing file.
+    name.
     """
     if weights is None:
         return None
-    if isinstance(weights, Weights):
-        return find(model, weights.id)
     if is_path(weights):
         path = pathlib.Path(os.fspath(weights)).expanduser().absolute()  # type: ignore[call-overload]
         if not path.is_file():
             raise FileNotFoundError(
                 f"The weights file does not exist. Received: weights={str(path)!r}."
             )
-        checksum = sha256(path)
-        same = (w for w in published() if (w.model, w.sha256) == (model, checksum))
-        return next(same, path)
-    if isinstance(weights, str):
-        return find(model, weights)
+        return path
+    if isinstance(weights, Weights | str):
+        card = find(model, weights if isinstance(weights, str) else weights.id)
+        card.verify()
+        return card.path
     raise TypeError(
         "`weights` must be None, a name such as 'mnist' or 'mnist.v1', a `Weights`, or "
         f"a path. Received: weights={weights!r} (of type {type(weights).__name__})."
@@ -190,14 +185,19 @@ def card_of(model: "keras.Model") -> Weights | None:
     All variables of `model` must be bit-identical to the weights.
     """
     held = {layer.name: layer.get_weights() for layer in model.layers if layer.weights}
+    return identify(split_prefix(held)[1])
+
+
+def identify(held: dict[str, list[np.ndarray]]) -> Weights | None:
+    """Returns the card of the published weights in `{layer name: [array, ...]}`."""
     parameters = sum(array.size for arrays in held.values() for array in arrays)
     for weights in published():
         if weights.parameters == parameters:
             saved = read_layers(weights.path)
             if saved.keys() == held.keys() and all(
-                np.array_equal(mine, theirs)
+                len(held[name]) == len(saved[name])
+                and all(map(np.array_equal, held[name], saved[name]))
                 for name in saved
-                for mine, theirs in zip(held[name], saved[name], strict=True)
             ):
                 return weights
     return None

@@ -13,6 +13,8 @@ from urllib.parse import SplitResult, quote
 import numpy as np
 import requests
 
+from zoo.errors import require
+
 OUTPUTS = {"probabilities": np.float32, "class_id": np.int64, "label": np.str_}
 
 GRPC_MODULES = (
@@ -121,6 +123,8 @@ def _import_apis() -> types.SimpleNamespace:
     TensorFlow takes seconds and half a gigabyte, so an empty module with its name and
     folder replaces it during the import. A later `import tensorflow` works as usual.
     """
+    for package in ("grpc", "tensorflow", "tensorflow_serving"):
+        require(package, "tensorflow-serving-api", "A client over gRPC")
     placeholder = None
     if "tensorflow" not in sys.modules and (spec := find_spec("tensorflow")):
         placeholder = sys.modules["tensorflow"] = module_from_spec(spec)

@@ -7,7 +7,8 @@ import numpy as np
 
 from zoo.data.catalog import PathLike
 from zoo.data.examples import Data, load_examples
-from zoo.models.inspection import ends_in_softmax
+from zoo.errors import quiet_tensorflow, warn_if_scaled
+from zoo.models.inspection import ends_in_softmax, takes_raw_pixels
 from zoo.models.labels import find_data
 
 
@@ -56,7 +57,10 @@ def evaluate(
     shape = model.input_shape[1:] if model.built else (28, 28, 1)
     examples = load_examples(data, split, data_dir=data_dir, shape=shape, form=form)
     labels = examples.labels_in(categories)
-    outputs = model.predict(examples.images, batch_size=batch_size, verbose=verbose)
+    if takes_raw_pixels(model):
+        warn_if_scaled(examples.images)
+    with quiet_tensorflow():
+        outputs = model.predict(examples.images, batch_size, verbose)
     outputs = np.asarray(outputs, np.float64)
     if labels.max() >= outputs.shape[-1]:
         raise ValueError(

@@ -21,7 +21,9 @@ from zoo.data.augmentation import distort
 from zoo.data.catalog import PathLike
 from zoo.data.examples import Data, LabeledImages, find_path, load_training_data
 from zoo.display import preformatted
+from zoo.errors import warn_if_scaled
 from zoo.files import atomic_write
+from zoo.models.inspection import takes_raw_pixels
 from zoo.models.labels import describe_data, find_data
 from zoo.models.registry import check_name, create
 from zoo.training.recipes import Recipe, compile_model, default_recipe, load_recipe
@@ -301,6 +303,8 @@ def _build(
         model = create(model, **(shapes | recipe.arguments))
     elif not model.built:
         model.build((None, *examples.images.shape[1:]))
+    if takes_raw_pixels(model):
+        warn_if_scaled(examples.images)
     outputs = model.output_shape[-1]
     if outputs <= examples.labels.max():
         raise ValueError(

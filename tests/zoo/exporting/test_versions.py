@@ -10,7 +10,7 @@ import tempfile
 import keras
 import numpy as np
 import pytest
-from exports import ENVIRONMENT, folders, tree, vector
+from exports import ENVIRONMENT, folders, random_pixels, tree, vector
 from keras import layers
 
 import zoo
@@ -24,7 +24,7 @@ def test_versions_count_up(tmp_path):
     base = tmp_path / "a" / "b"
     (base / "notes").mkdir(parents=True)
     assert export(model, base) == base / "1"
-    assert export(model, str(base), 9) == base / "9"
+    assert export(model, str(base), np.int64(9)) == base / "9"
     (base / "00011").mkdir()  # TF Serving reads 11.
     assert export(model, base) == base / "12"
     for taken in (1, 9, 11):
@@ -73,15 +73,15 @@ def ending_in(*last):
     return keras.Sequential([keras.Input((28, 28, 1)), layers.Flatten(), *last])
 
 
-def averaged():
-    a = keras.Input((4,))
-    outputs = [layers.Dense(2, "softmax")(a), layers.Dense(2, "softmax")(a)]
-    return keras.Model(a, layers.Average()(outputs))
-
-
 def sized(*shape, **options):
     inputs = keras.Input(shape, **options)
     return keras.Sequential([inputs, layers.GlobalAveragePooling2D()])
+
+
+def strings():
+    inputs = keras.Input((1,), dtype="string")
+    x = layers.StringLookup(vocabulary=["a", "b"], output_mode="one_hot")(inputs)
+    return keras.Model(inputs, layers.Dense(2)(x))
 
 
 def channels_first():
@@ -104,8 +104,8 @@ def channels_first():
         # Neither probabilities nor logits, as `ends_in_softmax` explains.
         (lambda: ending_in(layers.Dense(10, "sigmoid", name="last")), "last.*sigmoid"),
         (lambda: ending_in(layers.Dense(10), layers.LeakyReLU()), "LeakyReLU"),
-        (averaged, "Average"),
-        (ending_in, "InputLayer"),
+        (ending_in, "Flatten"),
+        (strings, "must take numbers.*an input of strings"),
         (channels_first, "channels-first"),
     ],
 )
@@ -113,6 +113,21 @@ def test_models_that_are_no_image_classifiers(build, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         export(build(), tmp_path / "base")
     assert not (tmp_path / "base").exists()
+
+
+@pytest.mark.parametrize("from_logits", [True, False])
+def test_other_models_say_whether_they_return_logits(from_logits, tmp_path):
+    end = layers.Activation("log_softmax" if from_logits else "sigmoid")
+    model = ending_in(layers.Dense(10), end)
+    with pytest.raises(ValueError, match=r"pass `from_logits`\."):
+        export(model, tmp_path)
+    with pytest.raises(ValueError, match=r"Received: from_logits='yes'"):
+        export(model, tmp_path, from_logits="yes")
+    pixels = random_pixels(model)
+    outputs = model.predict(pixels, verbose=0)
+    answer = load_exported(export(model, tmp_path, from_logits=from_logits))(pixels)
+    expected = np.exp(outputs) if from_logits else outputs
+    np.testing.assert_allclose(answer["probabilities"], expected, 0, 1e-5)
 
 
 @pytest.mark.parametrize("model", [None, "lenet5", layers.Dense(10)], ids=str)

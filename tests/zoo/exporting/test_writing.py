@@ -1,11 +1,14 @@
+import os
+import re
 import resource
 import shutil
+import subprocess
 import sys
 
 import keras
 import numpy as np
 import pytest
-from exports import folders, random_pixels, tree
+from exports import answer_requests, folders, random_pixels, tree
 from keras import layers
 
 from zoo.exporting import writing
@@ -24,6 +27,43 @@ def test_weights_are_stored_once(tmp_path):
     parameters = 4 * model.count_params()
     assert parameters <= stored <= 1.01 * parameters + 1024
     assert (folder / "saved_model.pb").stat().st_size < 200_000
+
+
+PROGRAM = """
+import numpy as np, sys, zoo
+images, labels = np.zeros((3, 28, 28, 1)), np.zeros(3, int)
+for _ in range(6):
+    model = zoo.LeNet5(weights="mnist")
+    zoo.load_exported(zoo.export(model, sys.argv[1])).predict(images)
+    zoo.features(model)(images)
+    zoo.evaluate(model, (images, labels))
+"""
+
+
+def test_python_is_quiet(tmp_path):
+    """In an interactive session, too, where TensorFlow reports more."""
+    process = subprocess.run(
+        [sys.executable, "-i", "-c", PROGRAM, tmp_path],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        env={k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"},
+    )
+    assert process.stdout == ""
+    # The other lines are those of TensorFlow's C++ code.
+    words = r"tensorflow:|Warning|Error|retracing|unfinished-"
+    assert not re.search(words, process.stderr), process.stderr
+
+
+def test_lookup_tables_are_stored(tmp_path):
+    inputs = keras.Input((4,), dtype="int64")
+    x = layers.IntegerLookup(vocabulary=[0, 1, 2], output_mode="multi_hot")(inputs)
+    model = keras.Model(inputs, layers.Dense(3, "softmax")(x))
+    pixels = np.array([[0, 1, 1, 9], [2, 2, 2, 2]], "float32")
+    request = ("serving_default", pixels)
+    [(answer, _)] = answer_requests(export(model, tmp_path), [request])
+    expected = model.predict(pixels.astype("int64"), verbose=0)
+    np.testing.assert_allclose(answer["probabilities"], expected, 0, 1e-6)
 
 
 def test_full_disk(tmp_path):

@@ -3,6 +3,7 @@
 import pathlib
 import warnings
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from noise import images
 from references import gradients
 
 import zoo
+from zoo.models.weights import card_of
 
 MODELS = zoo.list_models()
 CARDS = {card.model: card for card in zoo.list_weights(dataset="mnist")}
@@ -24,6 +26,21 @@ def predict(model, x=None):
 def softmax(logits):
     exponentials = np.exp(logits)
     return exponentials / exponentials.sum(-1, keepdims=True)
+
+
+def save_legacy(model, path):
+    """Writes a whole model, or its weights, as Keras 2 did."""
+    with h5py.File(path, "w") as layers:
+        if path.name == "whole.h5":
+            layers.attrs["model_config"] = model.to_json()
+            layers = layers.create_group("model_weights")
+        layers.attrs["layer_names"] = np.array([x.name for x in model.layers], "S")
+        for layer in model.layers:
+            names = [f"{layer.name}/{variable.name}:0" for variable in layer.weights]
+            group = layers.create_group(layer.name)
+            group.attrs["weight_names"] = np.array(names, "S")
+            for name, array in zip(names, layer.get_weights(), strict=True):
+                group[name] = array
 
 
 def assert_same_weights(layers, others):
@@ -149,7 +166,10 @@ def test_preprocessing_is_in_the_graph(name):
 def test_input_shapes(name):
     model = zoo.create(name, input_shape=(32, 40, 3), classes=7)
     assert predict(model, images(2, (32, 40, 3))).shape == (2, 7)
-    for shape in ((), (0, 28, 1), (28, -28, 1), "28", (28.0, 28, 1), 784):
+    for shape in (np.array([32, 40, 3]), (np.int64(32), np.uint8(40), 3)):
+        assert zoo.create(name, input_shape=shape).input_shape == model.input_shape
+    wrong = ((), (0, 28, 1), (28, -28, 1), "28", (28.0, 28, 1), 784, (28, 28, True))
+    for shape in (*wrong, np.array([28.0, 28, 1]), np.array(28)):
         with pytest.raises(ValueError, match=r"input.*Received: input_shape="):
             zoo.create(name, input_shape=shape)
 
@@ -234,6 +254,8 @@ def test_architecture_must_agree_with_a_keras_file(include_top, tmp_path):
             ValueError, match=rf"`{argument}` differs.*Received: {argument}={other!r}"
         ):
             build(**{argument: other}, **options)
+        with pytest.raises(ValueError, match="`include_preprocessing` differs"):
+            build(**{argument: value}, **options, include_preprocessing=False)
         # The layers in front of a model do not count.
         inputs = keras.layers.Activation("tanh")(keras.Input((28, 28, 1)))
         assert build(**{argument: value}, **options, input_tensor=inputs)
@@ -313,3 +335,41 @@ def test_published_weights_after_other_layers():
     assert model.get_layer("adapter").count_params() == 2
     expected = predict(zoo.LeNet5(weights="mnist"))
     np.testing.assert_allclose(predict(model), expected, atol=1e-6)
+
+
+def test_models_share_a_graph():
+    x, names = keras.Input((28, 28, 1)), [*MODELS, "lenet5"]
+    models = [
+        zoo.create(model, weights="mnist", input_tensor=x, name=f"net_{i}")
+        for i, model in enumerate(names)
+    ]
+    average = keras.layers.Average()([model.output for model in models])
+    each = [predict(zoo.create(model, weights="mnist")) for model in names]
+    expected = np.mean(each, axis=0)
+    np.testing.assert_allclose(predict(keras.Model(x, average)), expected, atol=1e-6)
+
+
+@each_model
+@pytest.mark.parametrize("file", ["own.weights.h5", "own.keras", "whole.h5", "bare.h5"])
+def test_published_weights_in_an_own_file(name, file, tmp_path):
+    """Labels and architecture are those of the weights, with and without prefixes."""
+    forms = [{}, {"input_tensor": keras.Input((28, 28, 1)), "name": "a_b"}]
+    path, card = tmp_path / file, CARDS[name]
+    for saved in forms:
+        model = zoo.create(name, weights="mnist", **saved)
+        save = {"own.weights.h5": model.save_weights, "own.keras": model.save}.get(file)
+        save(path) if save else save_legacy(model, path)
+        for built in forms:
+            options = {"weights": path, **built}
+            loaded = zoo.create(name, **options)
+            assert_same_weights(loaded.layers[1:], model.layers[1:])
+            assert loaded.categories == card.categories
+            copy = keras.models.clone_model(loaded)
+            copy.set_weights(loaded.get_weights())
+            assert card_of(copy) == card
+            assert zoo.create(name, **options, include_top=False)
+            with pytest.raises(ValueError, match=rf"differs.*{card.id}.*'tanh'"):
+                zoo.create(name, **options, activation="tanh")
+            if file in ("own.keras", "whole.h5"):
+                with pytest.raises(ValueError, match="`include_preprocessing` differs"):
+                    zoo.create(name, **options, include_preprocessing=False)

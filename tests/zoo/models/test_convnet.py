@@ -34,7 +34,9 @@ def test_lenet5_layers():
 
 def test_convnet_stays_small():
     assert zoo.ConvNet().count_params() < 500_000
-    assert zoo.ConvNet(filters=(8, 8, 4), dense_units=4).count_params() < 8_000
+    assert (
+        zoo.ConvNet(filters=np.array([8, 8, 4]), dense_units=4).count_params() < 8_000
+    )
     for bad in (dict(filters=(32, 64)), dict(filters=(32, 64, 0)), dict(dense_units=0)):
         with pytest.raises(ValueError, match="Received"):
             zoo.ConvNet(**bad)

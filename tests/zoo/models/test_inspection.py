@@ -3,6 +3,8 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
+from keras import layers, ops
 from noise import images
 
 import zoo
@@ -43,10 +45,71 @@ def test_decode_predictions():
         zoo.decode_predictions(probabilities, zoo.LeNet5())
 
 
+@pytest.mark.parametrize("names", ["", "a", "ab"])
+def test_features_take_inputs_of_the_same_structure(names):
+    inputs = {name: keras.Input((3,), name=name) for name in names or "a"}
+    hidden = layers.Dense(2, name="hidden")(sum(inputs.values()))
+    model = keras.Model(inputs if names else inputs["a"], hidden)
+    arrays = {name: np.ones((1, 3)) for name in inputs}
+    maps = zoo.features(model)(arrays if names else arrays["a"])
+    assert maps["hidden"].shape == (1, 2)
+    sequential = keras.Sequential([layers.Dense(2, name="hidden")])
+    with pytest.raises(ValueError, match="has been built"):
+        zoo.features(sequential)
+    sequential.build((None, 3))
+    assert zoo.features(sequential)(arrays["a"])["hidden"].shape == (1, 2)
+
+
+def test_preprocess_input_returns_its_argument():
+    x = images()
+    assert zoo.preprocess_input(x) is x
+
+
 def test_count_flops_counts_a_multiply_add_as_two():
     # conv1, conv2, dense1, dense2, logits.
-    layers = (784 * 25 * 6, 100 * 150 * 16, 400 * 120, 120 * 84, 84 * 10)
-    assert zoo.count_flops(zoo.LeNet5()) == 2 * sum(layers)
+    counts = (784 * 25 * 6, 100 * 150 * 16, 400 * 120, 120 * 84, 84 * 10)
+    assert zoo.count_flops(zoo.LeNet5()) == 2 * sum(counts)
+    keras.config.set_image_data_format("channels_first")
+    assert zoo.count_flops(zoo.LeNet5()) == 2 * sum(counts)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "multiply_adds"),
+    [
+        (layers.Dense(2), (5, 6), 5 * 12),
+        (layers.Conv1D(7, 3), (5, 6), 3 * 3 * 6 * 7),
+        (layers.Conv2D(8, 3, groups=2), (8, 8, 4), 36 * 9 * 2 * 8),
+        (layers.Conv3D(3, 2, strides=2), (4, 4, 4, 2), 8 * 8 * 2 * 3),
+        (layers.DepthwiseConv2D(3, depth_multiplier=2), (8, 8, 4), 36 * 9 * 4 * 2),
+        (layers.SeparableConv1D(5, 3), (8, 4), 6 * (3 * 4 + 4 * 5)),
+        (layers.Conv2DTranspose(5, 3, strides=2), (8, 8, 4), 64 * 9 * 5 * 4),
+        (layers.LSTM(3), (5, 6), 5 * (6 + 3) * 12),
+        (layers.Bidirectional(layers.GRU(3)), (5, 6), 2 * 5 * (6 + 3) * 9),
+        (layers.TimeDistributed(layers.Conv1D(7, 3)), (4, 5, 6), 4 * 3 * 3 * 6 * 7),
+        (layers.Embedding(9, 4), (5,), 0),
+    ],
+    ids=lambda x: getattr(x, "name", ""),
+)
+def test_count_flops_of_layers(layer, shape, multiply_adds):
+    model = keras.Sequential([keras.Input(shape), layer])
+    assert zoo.count_flops(model) == 2 * multiply_adds
+    x, y = keras.Input(shape), keras.Input(shape)
+    twice = keras.Model([x, y], [layer(x), model(y)])
+    assert zoo.count_flops(twice) == 4 * multiply_adds
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (layers.EinsumDense("abc,cd->abd", (5, 2), name="last"), (5, 6)),
+        (layers.ConvLSTM1D(2, 3, name="last"), (5, 6, 4)),
+        (layers.LSTM(2, name="last"), (None, 6)),
+        (layers.TimeDistributed(layers.Dense(2), name="last"), (None, 6)),
+    ],
+)
+def test_count_flops_names_a_layer_that_it_cannot_count(layer, shape):
+    with pytest.raises(ValueError, match=r"of fixed size. Received: layer='last'"):
+        zoo.count_flops(keras.Sequential([keras.Input(shape), layer]))
 
 
 def test_ends_in_softmax():
@@ -58,3 +121,47 @@ def test_ends_in_softmax():
         ends_in_softmax(zoo.LeNet5(classifier_activation="sigmoid"))
     with pytest.raises(ValueError, match="has been built"):
         ends_in_softmax(keras.Sequential([keras.layers.Dense(2)]))
+
+
+def classifier(end):
+    """A model that ends in a function of the outputs of two layers."""
+    inputs = keras.Input((2,))
+    return keras.Model(inputs, end(layers.Dense(3)(inputs), layers.Dense(3)(inputs)))
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda x, _: ops.softmax(x),
+        lambda x, _: layers.Activation(ops.softmax)(x),
+        lambda x, _: layers.Activation(tf.nn.softmax)(x),
+        lambda x, _: layers.Lambda(lambda z: tf.nn.softmax(z))(x),
+        lambda x, _: layers.Dense(3, ops.softmax)(x),
+        lambda x, _: layers.Flatten()(layers.Reshape((1, 3))(layers.Softmax()(x))),
+        lambda x, _: ops.cast(layers.Dropout(0.5)(ops.softmax(x)), "float16"),
+        lambda x, y: 0.3 * ops.softmax(x) + 0.7 * ops.softmax(y),
+        lambda x, _: keras.Sequential([keras.Input((3,)), layers.Dense(3, "softmax")])(
+            x
+        ),
+    ],
+)
+def test_other_forms_of_softmax(end):
+    assert ends_in_softmax(classifier(end))
+    assert not ends_in_softmax(classifier(lambda *x: layers.Average()(x)))
+
+
+@pytest.mark.parametrize(
+    ("end", "last"),
+    [
+        (lambda x, _: layers.Softmax(axis=0)(x), "softmax"),
+        (lambda x, _: ops.log_softmax(x), "log_softmax"),
+        (lambda x, y: ops.add(ops.softmax(x), y), "add"),
+        (lambda x, y: ops.add(ops.softmax(x), ops.softmax(y)), "add"),
+        (lambda x, _: layers.LSTM(3, "softmax")(layers.Reshape((1, 3))(x)), "lstm"),
+        (lambda x, _: layers.Flatten()(ops.softmax(x[..., None] - x[:, None])), "flat"),
+    ],
+)
+def test_ends_that_are_neither_softmax_nor_linear(end, last):
+    message = rf"pass `from_logits`. Received: layer='{last}"
+    with pytest.raises(ValueError, match=message):
+        ends_in_softmax(classifier(end))

@@ -62,7 +62,7 @@ def test_deep_mlp_initializes_each_layer_differently():
 
 @pytest.mark.parametrize("depth", [1, 2, 100])
 def test_deep_mlp_depth(depth):
-    model = zoo.DeepMLP([4] * depth, normalization="layer", dropout=0.1)
+    model = zoo.DeepMLP(np.full(depth, 4), normalization="layer", dropout=0.1)
     dense = [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)]
     assert len(dense) == depth + 1
     assert model.predict(images(2), verbose=0).shape == (2, 10)

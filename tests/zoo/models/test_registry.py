@@ -45,6 +45,13 @@ def test_every_builder_is_public():
 def test_names():
     assert zoo.get_weights("lenet5.mnist") == zoo.get_weights("lenet5", "mnist")
     assert zoo.create("lenet5", classes=3).output.shape == (None, 3)
+    trained = zoo.create("lenet5.mnist", name="trained")
+    assert (trained.name, trained.categories) == ("trained", tuple("0123456789"))
+    with pytest.raises(ValueError, match=r"Leave out `weights`.*weights='mnist'"):
+        zoo.create("lenet5.mnist", weights="mnist")
+    for name in ("lenet5.", "lenet5.minst"):
+        with pytest.raises(ValueError, match="Unknown weights for 'lenet5'"):
+            zoo.create(name)
     with pytest.raises(
         ValueError, match=r"Did you mean 'lenet5'\?.*Received: name='lenet'"
     ):

@@ -27,6 +27,27 @@ def test_evaluate_agrees_with_keras(activation, examples):
     assert scores["images"] == 1000
 
 
+def test_scaled_pixels_give_a_warning(examples):
+    scaled = examples[0] / 255, examples[1]
+    with pytest.warns(UserWarning, match=r"lie in \[0, 1\], but the model takes raw"):
+        zoo.evaluate(zoo.ShallowMLP(8), scaled)
+    with pytest.warns(UserWarning, match="Multiply them by 255"):
+        zoo.train("shallow_mlp", scaled, epochs=1, batch_size=500, verbose=0)
+    zoo.evaluate(zoo.ShallowMLP(8, include_preprocessing=False), scaled)
+
+
+def test_logits_can_be_declared(examples):
+    inputs = keras.Input((28, 28, 1))
+    x = keras.layers.Dense(10)(keras.layers.Flatten()(inputs / 255))
+    model = keras.Model(inputs, keras.layers.Activation("log_softmax")(x))
+    with pytest.raises(ValueError, match="pass `from_logits`"):
+        zoo.evaluate(model, examples)
+    loss = zoo.evaluate(model, examples, from_logits=True)["loss"]
+    assert loss == pytest.approx(np.log(10), rel=0.2)
+    report = zoo.train(model, examples, epochs=1, from_logits=True, verbose=0)
+    assert report.history["loss"][0] < 2.5
+
+
 @pytest.mark.parametrize(
     ("shape", "labels", "message"),
     [
