@@ -1,6 +1,5 @@
 """The `GradientNorms` callback."""
 
-import atexit
 import contextlib
 import html
 import os
@@ -12,10 +11,10 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from . import outputs
 from .backend import recorder_class
 from .diagnosis import ADVICE, Diagnosis, diagnose
 from .instrumented_step import RecordGradients, check_private_names, replaced
-from .outputs import CSVOutput, TensorBoardOutput, to_dict, warn_if_behind, write_csv
 from .record import Record
 
 if TYPE_CHECKING:
@@ -47,8 +46,8 @@ class GradientNorms(keras.callbacks.Callback):
             clipped and, with `gradient_accumulation_steps`, averaged, one row per
             update. False for one row per batch, as they arrive. Defaults to `False`.
         csv: Path or `None`. A file for the columns of `to_dict`, written at the end of
-            each epoch, when a train step fails and, after any other exception, when
-            Python exits. Defaults to `None`.
+            each epoch, when a train step fails and, after any other exception, when the
+            callback is deleted or Python exits. Defaults to `None`.
         log_dir: Path or `None`. A directory for TensorBoard: log10 of each layer's
             norm, if it is finite and not zero, the histogram of these over layers and,
             with matplotlib, `plot` at the end of each epoch. Defaults to `None`.
@@ -133,17 +132,17 @@ class GradientNorms(keras.callbacks.Callback):
         self._start_outputs()
 
     def _start_outputs(self) -> None:
-        self._outputs: list[CSVOutput | TensorBoardOutput] = []
+        self._outputs: list[outputs.CSVOutput | outputs.TensorBoardOutput] = []
         if self.csv is not None:
-            self._outputs.append(CSVOutput(self.csv))
+            self._outputs.append(outputs.CSVOutput(self.csv))
         if self.log_dir is not None:
             written = self._epoch_begins_at
-            output = TensorBoardOutput(self.log_dir, self.update_freq, written)
+            output = outputs.TensorBoardOutput(self.log_dir, self.update_freq, written)
             self._outputs.append(output)
 
     def __getstate__(self) -> dict[str, Any]:
         self._read()
-        of_process = ("_model", "_recorder", "_outputs")
+        of_process = ("_model", "_recorder", "_outputs", "_is_training")
         return {k: v for k, v in vars(self).items() if k not in of_process}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -161,12 +160,12 @@ class GradientNorms(keras.callbacks.Callback):
     def on_train_begin(self, logs: Any = None) -> None:
         check_private_names(self._model)
         if self.logs:
-            warn_if_behind(self)
+            outputs.warn_if_behind(self)
         if self.csv is not None:
             open(self.csv, "a").close()  # A path that cannot be written fails now.
         self._fit_begins_at = self._epoch_begins_at = self._read().end
-        # Exceptions in other callbacks go unnoticed: then Python's exit writes.
-        atexit.register(self.flush)
+        self._is_training = True
+        outputs.unwritten.add(self)
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         RecordGradients.install(self._model, self._recorder)
@@ -192,11 +191,16 @@ class GradientNorms(keras.callbacks.Callback):
 
     def flush(self) -> None:
         """Writes the rows that, after an exception, are written when Python exits."""
-        atexit.unregister(self.flush)
+        self._is_training = False
+        outputs.unwritten.discard(self)
         try:
             self._write()
         except Exception as error:  # It must not hide the exception of a step.
             warnings.warn(f"GradientNorms cannot write: {error}", stacklevel=2)
+
+    def __del__(self) -> None:
+        if vars(self).get("_is_training"):  # The set does not hold it any more.
+            self.flush()
 
     @contextlib.contextmanager
     def watch(self, optimizer: Any, model: Any) -> Iterator["GradientNorms"]:
@@ -273,9 +277,8 @@ class GradientNorms(keras.callbacks.Callback):
         return self._record
 
     def _write(self, epoch: int | None = None) -> None:
-        record = self._read()
         for output in self._outputs:
-            output.write(record, epoch)
+            output.write(self._read(), epoch)
 
     @property
     def history(self) -> dict[str, NDArray[np.float64]]:
@@ -309,11 +312,11 @@ class GradientNorms(keras.callbacks.Callback):
             variable, all of shape `(steps,)`. A layer that has one of these three
             names is found under `layer/<name>`.
         """
-        return to_dict(self._read(), variables)
+        return outputs.to_dict(self._read(), variables)
 
     def to_csv(self, path: str | os.PathLike[str], variables: bool = False) -> None:
         """Writes `to_dict` to a file, which `pandas.read_csv` reads back exactly."""
-        write_csv(path, self.to_dict(variables))
+        outputs.write_csv(path, self.to_dict(variables))
 
     def diagnose(
         self, *, vanishing: float = 100.0, exploding: float = 100.0, dead: int = 10

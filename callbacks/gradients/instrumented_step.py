@@ -124,13 +124,13 @@ class InstrumentedStep:
     ) -> None:
         """Passes the gradients of one optimizer call to the recorders."""
         pairs = [
-            (gradient, variable)
+            # The loss does not depend on a variable without a gradient.
+            (ops.zeros((), "float32") if gradient is None else gradient, variable)
             # As in Keras' `apply`, there may be fewer gradients than variables.
             for gradient, variable in zip(grads, variables, strict=False)
-            if gradient is not None
-            and not getattr(variable, "overwrite_with_gradient", False)
+            if not getattr(variable, "overwrite_with_gradient", False)
         ]
-        if not pairs:
+        if not pairs or all(gradient is None for gradient in grads):
             return
         if not optimizer.built:
             # `apply` would do this next. The loss scale exists only afterwards.

@@ -1,5 +1,6 @@
 """Writes gradient norms to CSV files and for TensorBoard."""
 
+import atexit
 import csv
 import functools
 import importlib.util
@@ -7,6 +8,7 @@ import io
 import os
 import sys
 import warnings
+import weakref
 from typing import Any
 
 import keras
@@ -16,6 +18,16 @@ from .plotting import plot
 from .record import Column, Record
 
 Path = str | os.PathLike[str]
+
+# Callbacks with rows to write. Keras does not tell them of an exception in another
+# callback: they write when they are deleted, or when Python exits.
+unwritten: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+@atexit.register
+def write_all() -> None:
+    for callback in list(unwritten):
+        callback.flush()
 
 
 def to_dict(record: Record, variables: bool) -> dict[str, np.ndarray[Any, Any]]:

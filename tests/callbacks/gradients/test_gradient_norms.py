@@ -227,6 +227,20 @@ def test_a_step_that_fails_after_its_optimizer_call_has_no_row(data):
     np.testing.assert_array_equal(gradients.steps, range(12))
 
 
+@pytest.mark.filterwarnings("ignore:Gradients do not exist")
+@pytest.mark.parametrize("applied", [False, True])
+def test_a_layer_that_the_loss_does_not_reach_is_dead(applied, data):
+    inputs = keras.Input((8,))
+    cut = keras.ops.stop_gradient(keras.layers.Dense(6, name="cut")(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(3, name="logits")(cut))
+    model.compile(keras.optimizers.SGD(clipnorm=1.0), LOSS)
+    gradients = GradientNorms(applied=applied)
+    fit(model, data, gradients, epochs=2)
+    assert not gradients.history["cut"].any()
+    [finding] = gradients.diagnose()
+    assert (finding.kind, finding.layer, finding.step) == ("dead", "cut", 0)
+
+
 def test_training_without_a_gradient_warns_once_a_fit(data):
     class Untrained(Subclassed):
         def train_step(self, *args):

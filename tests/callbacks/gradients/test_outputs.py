@@ -1,9 +1,11 @@
 """Tests of what `GradientNorms` writes, by reading it back."""
 
 import copy
+import gc
 import pickle
 import subprocess
 import sys
+import weakref
 
 import keras
 import numpy as np
@@ -93,6 +95,7 @@ def test_a_full_disk_hides_no_error_of_the_step(model, points, tmp_path, monkeyp
 
 PROGRAM = """
 import sys
+import weakref
 import keras
 from zoo.callbacks import GradientNorms
 
@@ -117,6 +120,26 @@ def test_an_interrupted_program_leaves_the_rows_in_the_file(tmp_path):
     )
     assert "KeyboardInterrupt" in process.stderr
     np.testing.assert_array_equal(pd.read_csv(path)["step"], range(4))
+
+
+def test_an_exception_in_another_callback_keeps_no_model_alive(tmp_path):
+    class Interrupt(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 3:
+                raise KeyboardInterrupt
+
+    def interrupted():
+        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+        model.compile("sgd", "mse")
+        x, norms = np.ones((80, 2)), GradientNorms(csv=tmp_path / "norms.csv")
+        with pytest.raises(KeyboardInterrupt):
+            model.fit(x, x, batch_size=8, callbacks=[norms, Interrupt()], verbose=0)
+        return weakref.ref(model)
+
+    models = [interrupted() for _ in range(3)]
+    gc.collect()
+    assert [model() for model in models] == [None] * 3
+    np.testing.assert_array_equal(pd.read_csv(tmp_path / "norms.csv")["step"], range(4))
 
 
 def test_another_record_replaces_the_file(model, points, tmp_path):

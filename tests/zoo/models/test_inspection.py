@@ -135,7 +135,7 @@ def classifier(end):
         lambda x, _: ops.softmax(x),
         lambda x, _: layers.Activation(ops.softmax)(x),
         lambda x, _: layers.Activation(tf.nn.softmax)(x),
-        lambda x, _: layers.Lambda(lambda z: tf.nn.softmax(z))(x),
+        lambda x, _: layers.Lambda(lambda z: ops.softmax(z))(x),
         lambda x, _: layers.Dense(3, ops.softmax)(x),
         lambda x, _: layers.Flatten()(layers.Reshape((1, 3))(layers.Softmax()(x))),
         lambda x, _: ops.cast(layers.Dropout(0.5)(ops.softmax(x)), "float16"),
