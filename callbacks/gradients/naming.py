@@ -22,12 +22,15 @@ def variable_columns(model: Any, variables: list[Any]) -> list[tuple[Column, Pos
             column = Column(path, _unique(variable.name, taken), len(variable.shape))
             owned.setdefault(id(variable), (column, (*position, number)))
     last = len(getattr(model, "layers", ()))
-    named: list[tuple[Column, Position]] = []
     for variable in variables:
-        path, _, name = getattr(variable, "path", variable.name).rpartition("/")
-        outside = Column(path or name, name, len(variable.shape)), (last, len(named))
-        named.append(owned.get(id(variable), outside))
-    return named
+        if id(variable) not in owned:
+            path, _, name = getattr(variable, "path", variable.name).rpartition("/")
+            taken = {
+                column.layer for column, _ in owned.values() if column.name == name
+            }
+            column = Column(_unique(path or name, taken), name, len(variable.shape))
+            owned[id(variable)] = column, (last, len(owned))
+    return [owned[id(variable)] for variable in variables]
 
 
 def _walk(
@@ -38,12 +41,12 @@ def _walk(
     children = layer._flatten_layers(include_self=False, recursive=False)
     inherited = {id(v) for child in children for v in child.weights}
     own = [v for v in layer.weights if id(v) not in inherited]
-    yield position, path or "model", own
     taken: set[str] = set()
     names = {}
     for child in sorted(children, key=lambda child: child.name in automatic):
         name = _split(child.name)[0] if child.name in automatic else child.name
         names[id(child)] = _unique(name, taken)
+    yield position, path or _unique("model", taken), own
     for number, child in enumerate(children):
         if id(child) not in seen:
             name = names[id(child)]

@@ -6,6 +6,7 @@ import pytest
 from references import fit
 
 from zoo.callbacks import GradientNorms
+from zoo.callbacks.gradients.naming import variable_columns
 
 
 def names(model, points):
@@ -38,6 +39,27 @@ def test_the_directions_of_a_layer_built_twice_have_equal_names():
             "bidirectional/backward_lstm/lstm_cell",
             "dense",
         ]
+
+
+def test_no_two_variables_share_a_column(points):
+    """A layer called `model` beside the model's own variable, and other variables."""
+
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.inner = keras.layers.Dense(1, name="model")
+            self.kernel = self.add_weight(shape=(4, 4), name="kernel")
+
+        def call(self, x):
+            return self.inner(x @ self.kernel)
+
+    model, gradients = Own(), GradientNorms()
+    model.compile("sgd", "mse")
+    fit(model, points, gradients)
+    assert len(gradients.variables) == 3
+    outside = [keras.Variable(np.ones(3), name="kernel") for _ in range(2)]
+    columns = variable_columns(model, [*model.trainable_variables, *outside])
+    assert len({column for column, _ in columns}) == 5
 
 
 @pytest.mark.parametrize("made_before", [0, 1, 5])
