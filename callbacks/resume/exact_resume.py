@@ -315,10 +315,30 @@ class ExactResume(keras.callbacks.Callback):
 
 
 def _variables(model: Any) -> list[Any]:
-    """Returns the variables of layers, random generators and optimizers."""
+    """Returns the variables of layers, random generators and optimizers.
+
+    `model.variables` leaves out the states of stateful recurrent layers and variables
+    that a custom train step keeps in attributes.
+    """
     optimizers = [optimizer for _, optimizer in find_optimizers(model)]
     found = [*model.variables, *(v for o in optimizers for v in o.variables)]
-    return list({id(variable): variable for variable in found}.values())
+    for layer in model._flatten_layers():
+        found += _find_variables(list(vars(layer).values()))
+    metrics = {id(variable) for variable in model.metrics_variables}
+    unique = {id(variable): variable for variable in found}
+    return [variable for key, variable in unique.items() if key not in metrics]
+
+
+def _find_variables(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from _find_variables(item)
+    elif isinstance(value, keras.Variable) or type(value).__module__.startswith(
+        "tensorflow.python.ops.resource_variable_ops"
+    ):
+        yield value
 
 
 def _fixed(config: Any) -> Any:

@@ -79,6 +79,36 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path):
         assert results(folder, *fit(folder)) == expected
 
 
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX keeps no such state")
+def test_states_that_are_no_weights_are_resumed(tmp_path):
+    """Those of a stateful recurrent layer, and a variable of the train step."""
+
+    class Counting(keras.Sequential):
+        def train_step(self, *args):
+            self.total[0].assign(self.total[0] + 1)
+            return super().train_step(*args)
+
+    def train(folder, *extra):
+        keras.utils.set_random_seed(0)
+        rnn = keras.layers.SimpleRNN(3, stateful=True)
+        model = Counting(
+            [keras.Input((4, 2), batch_size=4), rnn, keras.layers.Dense(1)]
+        )
+        model.total = [keras.Variable(0.0, trainable=False)]
+        model.compile("adam", "mse")
+        x = np.random.default_rng(0).normal(size=(32, 4, 2)).astype("float32")
+        saving = ExactResume(folder, save_freq=2)
+        options = {"batch_size": 4, "epochs": 2, "shuffle": False, "verbose": 0}
+        model.fit(x, np.ones((32, 1)), callbacks=[*extra, saving], **options)
+        values = [*model.weights, *rnn.states, *model.total]
+        return [keras.ops.convert_to_numpy(value).tobytes() for value in values]
+
+    expected = train(tmp_path / "whole")
+    with pytest.raises(StoppedError):
+        train(tmp_path / "stopped", StopAt(6))
+    assert train(tmp_path / "stopped") == expected
+
+
 def test_a_full_disk_ends_nothing(tmp_path, monkeypatch):
     expected = results(tmp_path / "whole", *fit(tmp_path / "whole"))
     fsync, calls = os.fsync, []
