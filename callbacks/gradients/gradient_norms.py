@@ -199,8 +199,9 @@ class GradientNorms(keras.callbacks.Callback):
             warnings.warn(f"GradientNorms cannot write: {error}", stacklevel=2)
 
     def __del__(self) -> None:
-        if vars(self).get("_is_training"):  # The set does not hold it any more.
-            self.flush()
+        if vars(self).get("_is_training"):
+            with contextlib.suppress(Exception):  # The folder may be gone, too.
+                self._write()
 
     @contextlib.contextmanager
     def watch(self, optimizer: Any, model: Any) -> Iterator["GradientNorms"]:

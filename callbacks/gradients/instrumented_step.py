@@ -194,10 +194,13 @@ def _applied_gradients(
     Returns them, their scale (`None`), and a Boolean tensor, True if this call updates
     the weights, or `None` if every call does.
     """
-    scale = _loss_scale(optimizer)
+    is_multiple = hasattr(optimizer, "_var_to_optimizer_idx")  # a `MultiOptimizer`
+    scale = None if is_multiple else _loss_scale(optimizer)
     if scale is not None:
         gradients = [ops.divide(gradient, scale) for gradient in gradients]
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    if hasattr(optimizer, "_var_to_optimizer_idx"):
+        return _applied_by_each(optimizer, gradients, variables)
     updates = None
     if steps := optimizer.gradient_accumulation_steps:
         sums = [
@@ -209,3 +212,23 @@ def _applied_gradients(
         ]
         updates = ops.equal((optimizer._iterations + 1) % steps, 0)
     return optimizer._clip_gradients(gradients), None, updates
+
+
+def _applied_by_each(
+    optimizer: Any, gradients: list[Any], variables: list[Any]
+) -> tuple[list[Any], None, Any]:
+    """Computes the gradients that each part of a `MultiOptimizer` uses."""
+    applied, all_updates = list(gradients), []
+    owners = [optimizer._var_to_optimizer_idx[optimizer._var_key(v)] for v in variables]
+    for number in set(owners):
+        own = [i for i, owner in enumerate(owners) if owner == number]
+        parts, _, updates = _applied_gradients(
+            optimizer.optimizers[number],
+            [gradients[i] for i in own],
+            [variables[i] for i in own],
+        )
+        all_updates.append(True if updates is None else updates)
+        for i, part in zip(own, parts, strict=True):
+            applied[i] = part
+    # A row is kept if any part updates its weights.
+    return applied, None, ops.any(ops.stack(all_updates))

@@ -91,6 +91,24 @@ def test_accumulation_gives_micro_batches_or_the_mean_that_is_applied(points):
     np.testing.assert_array_equal(applied.steps, [0, 1])
 
 
+@pytest.mark.skipif(
+    not hasattr(keras.optimizers, "MultiOptimizer"), reason="Keras has none yet"
+)
+def test_each_part_of_several_optimizers_clips_its_own(points):
+    model, given, applied = (
+        alike(regression),
+        GradientNorms(),
+        GradientNorms(applied=True),
+    )
+    parts = keras.optimizers.OptimizerMap(keras.optimizers.SGD(0.01))
+    parts["hidden/kernel"] = keras.optimizers.SGD(0.01, clipnorm=1e-3)
+    model.compile(keras.optimizers.MultiOptimizer(parts), "mse")
+    fit(model, points, given, applied)
+    expected = recorded(given)
+    expected[:, list(given.variables).index("hidden/kernel")] = 1e-3
+    np.testing.assert_allclose(recorded(applied), expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize("jit_compile", [False, keras.backend.backend() != "torch"])
 def test_an_embedding_sums_repeated_rows_before_the_norm(jit_compile):
     tokens, labels = np.array([[1, 1, 1, 2], [1, 2, 1, 1]]), np.ones((2, 1))
