@@ -1,12 +1,14 @@
 """Records gradient norms on the JAX backend, as an output of the jitted step."""
 
 import functools
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import keras
+from jax.extend.core import get_opaque_trace_state
 
 from .instrumented_step import InstrumentedStep, replaced
 from .record import Layout
@@ -25,8 +27,12 @@ class JaxInstrumentedStep(InstrumentedStep):
         # original's compiled code.
         def train_step(state: Any, data: Any) -> Any:
             norms: list[Any] = [{} for _ in self.recorders]
-            pairs = zip(self.recorders, norms, strict=True)
-            with replaced(*((recorder, "traced", empty) for recorder, empty in pairs)):
+            pairs = list(zip(self.recorders, norms, strict=True))
+            trace = get_opaque_trace_state()
+            with replaced(
+                *((recorder, "traced", empty) for recorder, empty in pairs),
+                *((recorder, "trace", trace) for recorder, _ in pairs),
+            ):
                 logs, state = original(state, data)
             return (logs, norms), state
 
@@ -78,6 +84,7 @@ class JaxRecorder(Recorder):
     # The norms of the step being traced, by the number of the call in the step and its
     # layout. A compiled step returns them in the order of these keys.
     traced: dict[tuple[int, Layout], jax.Array] | None = None
+    trace: Any = None  # that of the step
 
     def compute_norms(self, gradients: list[Any]) -> jax.Array:
         return _norms(gradients)
@@ -88,6 +95,16 @@ class JaxRecorder(Recorder):
             receive = functools.partial(self.receive_from_loop, layout)
             on_one_device = jax.device_count() == 1  # Only there, JAX keeps an order.
             jax.debug.callback(receive, norms, ordered=on_one_device)
+            return
+        if get_opaque_trace_state() != self.trace:
+            # A value of an inner function cannot leave it as an output of the step.
+            warnings.warn(
+                "GradientNorms does not record this optimizer call, which is inside "
+                "`jax.lax.cond`, `scan`, `while_loop`, `vmap` or `jit` in the train "
+                "step. Call the optimizer outside to record it.",
+                stacklevel=2,
+            )
+            self.is_recorded_elsewhere = True
             return
         self.traced[len(self.traced), layout] = norms
 
