@@ -278,8 +278,9 @@ class GradientNorms(keras.callbacks.Callback):
         return self._record
 
     def _write(self, epoch: int | None = None) -> None:
+        record = self._read()
         for output in self._outputs:
-            output.write(self._read(), epoch)
+            output.write(record, epoch)
 
     @property
     def history(self) -> dict[str, NDArray[np.float64]]:

@@ -19,15 +19,19 @@ class TensorFlowInstrumentedStep(InstrumentedStep):
     recorders: "list[TensorFlowRecorder]"  # type: ignore[assignment]
 
     def make_function(self) -> Callable[..., Any]:
-        original = self.model.train_step
+        train_step = self.model.train_step
+        # A `tf.function` would keep what it records in its own graph.
+        original = getattr(train_step, "python_function", train_step)
 
-        def train_step(data: Any) -> Any:
-            logs = original(data)
+        def recorded_step(data: Any) -> Any:
+            graph = _current_graph()
+            with replaced(*((recorder, "graph", graph) for recorder in self.recorders)):
+                logs = original(data)
             for recorder in self.recorders:
                 recorder.finish_step()
             return logs
 
-        with replaced((self.model, "train_step", train_step)):
+        with replaced((self.model, "train_step", recorded_step)):
             return super().make_function()
 
 
@@ -39,6 +43,7 @@ class TensorFlowRecorder(Recorder):
     """
 
     step_class = TensorFlowInstrumentedStep
+    graph: Any = None  # that of the step; `None` in a custom loop
 
     def __init__(self, record: Record, buffer_size: int, applied: bool) -> None:
         super().__init__(record, buffer_size, applied)
@@ -58,6 +63,15 @@ class TensorFlowRecorder(Recorder):
         return tf.sqrt(2 * _half_squares(gradients))
 
     def store(self, layout: Layout, norms: tf.Tensor) -> None:
+        if self.graph is not None and _current_graph() is not self.graph:
+            warnings.warn(
+                "GradientNorms does not record this optimizer call, which is inside a "
+                "`tf.function` that the train step calls. Call the optimizer outside, "
+                "or remove the decorator, since Keras compiles the step.",
+                stacklevel=2,
+            )
+            self.is_recorded_elsewhere = True
+            return
         if layout not in self.rings:
             empty = np.full((self.buffer_size, 1 + len(layout.columns)), -1.0)
             self.rings[layout] = _create_variable(empty)
@@ -122,6 +136,17 @@ class TensorFlowRecorder(Recorder):
                 "readings. Raise `buffer_size`.",
                 stacklevel=4,
             )
+
+
+def _current_graph() -> Any:
+    """Returns the graph that is being traced, or "eager"."""
+    if tf.executing_eagerly():
+        return "eager"
+    graph = tf.compat.v1.get_default_graph()
+    # The branches of `tf.cond` and the bodies of loops are graphs within it.
+    while "control_flow" in type(graph).__module__:
+        graph = graph.outer_graph
+    return graph
 
 
 def _replica() -> Any:

@@ -73,3 +73,62 @@ def test_a_ring_is_read_in_time_after_steps_have_become_longer(model, points):
     model.compile("sgd", "mse", steps_per_execution=4)
     fit(model, points, gradients, epochs=8)
     np.testing.assert_array_equal(gradients.steps, range(54))
+
+
+class Decorated(ManyCalls):
+    """A train step that is a `tf.function` itself, with one call per step."""
+
+    @tf.function
+    def train_step(self, data):
+        return keras.Model.train_step(self, data)
+
+
+class Nested(ManyCalls):
+    """Calls its optimizer in a `tf.function`, or in a branch."""
+
+    kind = "function"
+
+    def train_step(self, data):
+        x, y = data
+        with tf.GradientTape() as tape:
+            loss = mse(y, self(x))
+        gradients = tape.gradient(loss, self.trainable_weights)
+        if self.kind == "function":
+            self.update(gradients)
+        else:
+            tf.cond(loss < 1e9, lambda: self.apply(gradients), lambda: None)
+        return {"loss": loss}
+
+    def apply(self, gradients):
+        self.optimizer.apply(gradients, self.trainable_weights)
+
+    update = tf.function(apply)
+
+
+def trained(build, points, *callbacks, **attributes):
+    whole = alike(regression)
+    model = build(whole.inputs, whole.outputs)
+    vars(model).update(attributes)
+    model.compile(keras.optimizers.SGD(0.01), "mse")
+    for callback in callbacks:
+        fit(model, points, *filter(None, [callback]))
+    return [w.tobytes() for w in model.get_weights()]
+
+
+def test_a_decorated_train_step_is_recorded_by_each_callback_alone(points):
+    expected, first, second = GradientNorms(), GradientNorms(), GradientNorms()
+    whole = trained(keras.Model, points, expected, None, None)
+    assert trained(Decorated, points, first, None, second) == whole
+    assert recorded(first).tolist() == recorded(expected).tolist()
+    assert len(second.steps) == len(first.steps) == 6
+    branch = GradientNorms()
+    trained(Nested, points, branch, kind="branch")
+    np.testing.assert_allclose(recorded(branch), recorded(expected), rtol=1e-5)
+
+
+def test_a_call_in_a_nested_function_is_named_and_trains_unharmed(points):
+    whole, gradients = trained(Nested, points, None, None), GradientNorms()
+    with pytest.warns(UserWarning, match="inside a `tf.function`") as caught:
+        assert trained(Nested, points, gradients, None) == whole
+    assert len(caught) == 1
+    assert gradients.history == {}
