@@ -29,7 +29,7 @@ class GradientNorms(keras.callbacks.Callback):
     mixed precision they are divided by the loss scale. No gradient is computed twice,
     and the final weights are bit-identical to those of a run without the callback.
     (One exception is known: if the optimizer clips norms, XLA on the JAX backend may
-    round the last bit of a convolution's gradient differently.)
+    round the last bit of a gradient differently.)
 
     Layers are named by their path in the model, in order from the input to the output,
     variables by that path and their own name: `encoder/dense`, `encoder/dense/kernel`.

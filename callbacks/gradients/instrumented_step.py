@@ -162,7 +162,8 @@ class RecordGradients(TrainFunctionWrapper):
         """Adds `recorder` to those that receive the gradients of the next call."""
         cls.remove_stale(model)
         wrapper = model.train_function
-        if isinstance(wrapper, SkipBatches):
+        # A callback that calls `compile` removes the function: Keras raises an error.
+        if wrapper is None or isinstance(wrapper, SkipBatches):
             return
         if not isinstance(wrapper, cls):
             wrapper = cls(model)

@@ -241,6 +241,19 @@ def test_a_layer_that_the_loss_does_not_reach_is_dead(applied, data):
     assert (finding.kind, finding.layer, finding.step) == ("dead", "cut", 0)
 
 
+@pytest.mark.parametrize("callbacks", [[], [GradientNorms()]])
+def test_compiling_within_a_fit_fails_as_without_the_callback(callbacks, data):
+    model = compiled()
+
+    class Recompile(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 1:
+                model.compile("adam", LOSS)
+
+    with pytest.raises(TypeError, match="'NoneType' object is not callable"):
+        fit(model, data, Recompile(), *callbacks, epochs=2)
+
+
 def test_training_without_a_gradient_warns_once_a_fit(data):
     class Untrained(Subclassed):
         def train_step(self, *args):
