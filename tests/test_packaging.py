@@ -192,10 +192,8 @@ def test_quick_start_from_the_installed_wheel(version, archives, tmp_path):
         )
         options = ["--constraint", constraints]
     _, wheel = archives
-    run(
-        *(binaries / "pip", "install", "--quiet", "--no-compile"),
-        *(f"{wheel}[sample]", *options),
-    )
+    install = [binaries / "pip", "install", "--quiet", "--no-compile"]
+    run(*install, f"{wheel}[sample]", *options)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     output = run(binaries / "python", "-c", QUICK_START, cwd=elsewhere)

@@ -36,9 +36,8 @@ def test_shell_block(tmp_path, monkeypatch):
     Image.fromarray(images[0, :, :, 0]).save("digit.jpg")
     (block,) = re.findall(r"### From the shell\n+```sh\n(.*?)```", README, re.DOTALL)
     for line in block.splitlines():
-        program, *words = line.replace(
-            "--data mnist", "--data digits-sample --epochs 1"
-        ).split()
+        line = line.replace("--data mnist", "--data digits-sample --epochs 1")
+        program, *words = line.split()
         assert program == "zoo"
         assert terminal.run(cli.app, words) == 0, line
 

@@ -18,7 +18,7 @@ def as_text(value: Any) -> str:
 
 
 class Table(list[dict[str, Any]]):
-    """A list of rows with the same keys, which shows itself as a table."""
+    """A list of rows with the same keys, displayed as a table."""
 
     def _cells(self) -> list[list[str]]:
         names = [name.replace("_", " ") for name in self[0]]
@@ -31,10 +31,8 @@ class Table(list[dict[str, Any]]):
         return "\n".join("  ".join(row).rstrip() for row in padded)
 
     def _repr_html_(self) -> str:
-        lines = [
-            "".join(f"<td>{html.escape(x)}</td>" for x in r) for r in self._cells()
-        ]
-        return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
+        rows = ["".join(f"<td>{html.escape(x)}</td>" for x in r) for r in self._cells()]
+        return f"<table>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
 
 
 def preformatted(text: str) -> str:

@@ -18,11 +18,16 @@ def suggest(word: str, words: Sequence[str]) -> str:
     return f"{guess}Available: {', '.join(map(repr, words)) or 'none'}."
 
 
+def check_argument(is_valid: object, name: str, value: object, expected: str) -> None:
+    """Raises a `ValueError` that says what an argument must be, unless it is valid."""
+    if not is_valid:
+        raise ValueError(f"`{name}` must be {expected}. Received: {name}={value!r}.")
+
+
 def require(package: str, source: str, purpose: str) -> None:
     """Raises a ModuleNotFoundError unless a package is installed.
 
-    `source` is what to install, e.g. "gradzoo[demo]", and `purpose` the beginning of
-    the message, e.g. "The tour".
+    `source` is what to install, and `purpose` the beginning of the message.
     """
     if importlib.util.find_spec(package) is None:
         raise ModuleNotFoundError(

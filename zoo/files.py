@@ -9,6 +9,10 @@ from collections.abc import Iterator
 
 import filelock
 
+# A context manager that only one process can hold at a time, given the path of a file.
+# The operating system releases the lock of a process that dies.
+lock = filelock.FileLock
+
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
@@ -42,14 +46,6 @@ def expand(path: str | os.PathLike[str]) -> pathlib.Path:
 def read_bytes(file: str | bytes | os.PathLike[str]) -> bytes:
     """Returns the content of a file, which is given as its path or as its bytes."""
     return file if isinstance(file, bytes) else expand(file).read_bytes()
-
-
-def lock(path: str | os.PathLike[str]) -> filelock.BaseFileLock:
-    """Returns a lock, a context manager that only one process can hold at a time.
-
-    The operating system releases the lock of a process that dies.
-    """
-    return filelock.FileLock(path)
 
 
 def flush_to_disk(path: str | os.PathLike[str]) -> None:

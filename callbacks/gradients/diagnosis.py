@@ -206,12 +206,8 @@ def _growth(table: Table, threshold: float) -> Iterator[Finding]:
         call, calls = int(large.argmax()), int(large.sum())
         layer = int(norms[call].argmax())
         norm = float(norms[call, layer])
-        figures = {
-            "norm": norm,
-            "norm_at_first": start,
-            "largest_norm": float(norms.max()),
-            "calls": calls,
-        }
+        figures = {"norm": norm, "norm_at_first": start, "calls": calls}
+        figures["largest_norm"] = float(norms.max())
         yield Finding(
             "exploding",
             table.names[layer],

@@ -37,9 +37,8 @@ class GradientNorms(keras.callbacks.Callback):
     models have identical names. Names numbered from 1 are kept.
 
     A later `fit` with the same callback and model extends the record; another model
-    starts a new one. The record takes 8 bytes of memory per variable and step: 80 MB
-    for the 10 variables of LeNet5 and a million steps. Copies and pickles contain the
-    record, but not the model.
+    starts a new one. The record takes 8 bytes per variable and step: 80 MB for the 10
+    variables of LeNet5 and a million steps. Copies and pickles hold it, not the model.
 
     Args:
         applied: Boolean. True to record gradients as the optimizer applies them,
@@ -56,20 +55,18 @@ class GradientNorms(keras.callbacks.Callback):
         logs: Boolean. True to add each layer's mean over the epoch to the epoch's
             logs, as `grad_norm/<layer>`, for later callbacks. Defaults to `False`.
         stop_on: Collection of `"vanishing"`, `"exploding"`, `"non_finite"` and
-            `"dead"`. Findings that end training, with a warning, at the end of an
-            epoch. Defaults to `()`.
+            `"dead"`. Findings that end training after an epoch, with a warning.
+            Defaults to `()`.
         buffer_size: Integer. The number of optimizer calls whose norms are read from
             the device together; each reading waits for it. Defaults to 1024.
 
     Attributes:
         history: Dict from layer path to the norm of that layer's gradient, a float64
-            array of shape `(steps,)`. It is NaN at steps in which the layer took no
-            part, for example because it was frozen.
+            array of shape `(steps,)`, NaN where the layer took no part (frozen, say).
         variables: Dict from variable path to an array of the same form.
         global_norm: Float64 array of shape `(steps,)`. The norm over all variables.
         steps: Int64 array of shape `(steps,)`. The numbers of the optimizer calls.
-        optimizers: String array of shape `(steps,)`. The attribute of the model that
-            holds the optimizer of each call.
+        optimizers: String array `(steps,)`. The model's attribute with the optimizer.
 
     Raises:
         NotImplementedError: If the Keras backend is not supported.
@@ -103,21 +100,16 @@ class GradientNorms(keras.callbacks.Callback):
         buffer_size: int = 1024,
     ) -> None:
         super().__init__()
-        if buffer_size < 1:
-            raise ValueError(
-                "`buffer_size` must be a positive integer. "
-                f"Received: buffer_size={buffer_size}."
-            )
-        if isinstance(stop_on, str) or not set(stop_on) <= ADVICE.keys():
-            raise ValueError(
-                f"`stop_on` must be a collection of {list(ADVICE)}. "
-                f"Received: stop_on={stop_on!r}."
-            )
-        if update_freq not in ("batch", "epoch"):
-            raise ValueError(
-                '`update_freq` must be "batch" or "epoch". '
-                f"Received: update_freq={update_freq!r}."
-            )
+        are_kinds = not isinstance(stop_on, str) and set(stop_on) <= ADVICE.keys()
+        is_known = update_freq in ("batch", "epoch")
+        for name, value, is_valid, expected in (
+            ("buffer_size", buffer_size, buffer_size >= 1, "a positive integer"),
+            ("stop_on", stop_on, are_kinds, f"a collection of {list(ADVICE)}"),
+            ("update_freq", update_freq, is_known, '"batch" or "epoch"'),
+        ):
+            if not is_valid:
+                message = f"`{name}` must be {expected}. Received: {name}={value!r}."
+                raise ValueError(message)
         self.applied = applied
         self.csv, self.log_dir, self.update_freq = csv, log_dir, update_freq
         self.logs, self.stop_on = logs, frozenset(stop_on)
@@ -306,8 +298,7 @@ class GradientNorms(keras.callbacks.Callback):
         """Returns the record as one dict of columns, ready for `pandas.DataFrame`.
 
         Args:
-            variables: Boolean. True for the norm of each variable instead of each
-                layer. Defaults to `False`.
+            variables: Boolean. Norms of variables, not layers. Defaults to `False`.
 
         Returns:
             Dict of the arrays `step`, `optimizer`, `global_norm` and one per layer or
@@ -331,8 +322,7 @@ class GradientNorms(keras.callbacks.Callback):
                 100, a factor of 1.67 per layer for ten layers.
             exploding: Float. How many times a layer's norm exceeds all layers' norms
                 at the first call, or the norm at the output. Defaults to 100.
-            dead: Integer. The number of consecutive calls in which a norm is exactly
-                zero. Defaults to 10.
+            dead: Integer. Consecutive calls with a norm of exactly 0. Defaults to 10.
 
         Returns:
             A tuple of `Finding`, empty if the run is healthy. Printed, it describes

@@ -77,11 +77,7 @@ class InstrumentedStep:
         for recorder in self.recorders:
             recorder.expect_new_step()
         self.layouts: dict[tuple[Any, ...], Layout] = {}
-        self.hooks = [
-            hook
-            for label, optimizer in optimizers
-            for hook in self.make_hooks(optimizer, label)
-        ]
+        self.hooks = [hook for pair in optimizers for hook in self.make_hooks(*pair)]
         self.function = self.make_function()
 
     def make_function(self) -> Callable[..., Any]:
@@ -104,7 +100,7 @@ class InstrumentedStep:
             recorder.after_run()
         return outputs
 
-    def make_hooks(self, optimizer: Any, label: str) -> list[tuple[Any, str, Any]]:
+    def make_hooks(self, label: str, optimizer: Any) -> list[tuple[Any, str, Any]]:
         """Returns the hooks of an optimizer, as attributes for `replaced`."""
         apply = optimizer.apply
 
@@ -204,13 +200,10 @@ def _applied_gradients(
         return _applied_by_each(optimizer, gradients, variables)
     updates = None
     if steps := optimizer.gradient_accumulation_steps:
-        sums = [
-            optimizer._accumulated_gradients[optimizer._get_variable_index(variable)]
-            for variable in variables
-        ]
-        gradients = [
-            (g + total) / steps for g, total in zip(gradients, sums, strict=True)
-        ]
+        index = optimizer._get_variable_index
+        sums = [optimizer._accumulated_gradients[index(v)] for v in variables]
+        pairs = zip(gradients, sums, strict=True)
+        gradients = [(gradient + total) / steps for gradient, total in pairs]
         updates = ops.equal((optimizer._iterations + 1) % steps, 0)
     return optimizer._clip_gradients(gradients), None, updates
 

@@ -23,8 +23,7 @@ class JaxInstrumentedStep(InstrumentedStep):
     def make_function(self) -> Callable[..., Any]:
         original = self.model.train_step
 
-        # A new function: jit treats equal bound methods as one, and would find the
-        # original's compiled code.
+        # A new function: for an equal bound method, jit finds the original's code.
         def train_step(state: Any, data: Any) -> Any:
             norms: list[Any] = [{} for _ in self.recorders]
             pairs = list(zip(self.recorders, norms, strict=True))
@@ -58,9 +57,9 @@ class JaxInstrumentedStep(InstrumentedStep):
 
         return function
 
-    def make_hooks(self, optimizer: Any, label: str) -> list[tuple[Any, str, Any]]:
+    def make_hooks(self, label: str, optimizer: Any) -> list[tuple[Any, str, Any]]:
         """Adds a hook for the `stateless_apply` that does not call `apply`."""
-        hooks = super().make_hooks(optimizer, label)
+        hooks = super().make_hooks(label, optimizer)
         stateless_apply = optimizer.stateless_apply
 
         def recorded_apply(

@@ -57,8 +57,7 @@ def _walk(
 def _automatic_names(layers: Iterable[Any]) -> set[str]:
     """Returns the names that Keras generated from a layer's class and a number.
 
-    A layer does not tell, but Keras counts within a process (`dense_7`), people from 1
-    (`dense_1`, `dense_2`).
+    Keras counts within a process (`dense_7`), people from 1 (`dense_1`, `dense_2`).
     """
     numbers: dict[str, dict[str, int]] = {}
     for layer in layers:

@@ -33,18 +33,15 @@ def write_all() -> None:
 def to_dict(record: Record, variables: bool) -> dict[str, np.ndarray[Any, Any]]:
     """Implements `GradientNorms.to_dict`."""
     table = record.variables() if variables else record.layers()
-    columns = {
-        "step": table.steps,
-        "optimizer": table.optimizers,
-        "global_norm": record.global_norm(),
-    }
+    columns: dict[str, Any] = {"step": table.steps, "optimizer": table.optimizers}
+    columns["global_norm"] = record.global_norm()
     for name, norms in table.by_name().items():
         columns[f"layer/{name}" if name in columns else name] = norms
     return columns
 
 
 def write_csv(path: Path, columns: dict[str, Any], append: bool = False) -> None:
-    """Writes columns to a file; with `append`, their rows alone."""
+    """Writes columns to a file; with `append`, only their rows."""
     with open(path, "a" if append else "w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         if not append:
@@ -56,8 +53,8 @@ def write_csv(path: Path, columns: dict[str, Any], append: bool = False) -> None
 def warn_if_behind(callback: Any) -> None:
     """Warns if callbacks that read the logs come before the one that adds to them.
 
-    It is called from `on_train_begin`. Keras tells a callback nothing about the list in
-    which it is: the caller's `CallbackList` has it.
+    Called from `on_train_begin`. Keras does not pass the list of callbacks, which the
+    calling `CallbackList` holds.
     """
     container = sys._getframe(2).f_locals.get("self")
     if not isinstance(container, keras.callbacks.CallbackList):
@@ -67,7 +64,7 @@ def warn_if_behind(callback: Any) -> None:
     names = [type(c).__name__ for c in earlier if type(c).on_epoch_end is not default]
     if names:
         warnings.warn(
-            "`logs=True` adds to the logs of later callbacks alone. Put GradientNorms "
+            "`logs=True` adds only to the logs of later callbacks. Put GradientNorms "
             f"first. Received: callbacks=[{', '.join(names)}, GradientNorms].",
             stacklevel=2,
         )

@@ -163,8 +163,7 @@ def _shrink(table: Table) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Divides the calls to draw into at most `MOST_COLUMNS` blocks.
 
     Returns the steps between which they lie, and their norms, `(blocks, layers)`: the
-    median of the calls, NaN if one of them is not finite, or -1 if the layer took part
-    in none.
+    median of the calls, NaN if one is not finite, or -1 if the layer took part in none.
     """
     end = _finite_calls(table)
     calls = min(len(table.steps), end + max(5, end // 10))

@@ -1,4 +1,4 @@
-"""Base classes of the recorders, which keep gradient norms on the device."""
+"""The base class of the recorders, which keep gradient norms on the device."""
 
 from collections.abc import Callable
 from typing import Any

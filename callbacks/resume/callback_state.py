@@ -82,11 +82,9 @@ def _skip_batches(callback: Any, name: str, first: int) -> None:
 
 def _plain_attributes(callback: Any) -> dict[str, Any]:
     """Returns the attributes of a callback that can be saved."""
-    return {
-        name: value
-        for name, value in vars(callback).items()
-        if name != "params" and _is_plain(value)
-    }
+    plain = {name: x for name, x in vars(callback).items() if _is_plain(x)}
+    plain.pop("params", None)
+    return plain
 
 
 def _is_plain(value: Any) -> bool:

@@ -38,8 +38,8 @@ class ExactResume(keras.callbacks.Callback):
     Args:
         directory: Path of the folder for the checkpoints of one run. If it holds one,
             training resumes from it, up to the argument `epochs` of `fit`.
-        save_freq: `"epoch"`, or an integer: the number of batches after which to save
-            within an epoch, too. Defaults to `"epoch"`.
+        save_freq: `"epoch"`, or integer: also save after that many batches. Defaults to
+            `"epoch"`.
         callbacks: List of the other callbacks of `fit` whose state is saved, such as
             `EarlyStopping`, `CSVLogger(append=True)`, `GradientNorms`. The state is
             what `get_state()` returns and `set_state(state)` accepts, or else the
@@ -303,10 +303,8 @@ class ExactResume(keras.callbacks.Callback):
         try:
             self._checkpoints.write(self._epoch, self._batch, state)
         except OSError as error:
-            warnings.warn(
-                f"ExactResume cannot save a checkpoint; training continues: {error}.",
-                stacklevel=2,
-            )
+            message = "ExactResume cannot save a checkpoint; training continues: "
+            warnings.warn(f"{message}{error}.", stacklevel=2)
 
     def _interrupt(self) -> None:
         if isinstance(self._model.train_function, TrainFunctionWrapper):

@@ -90,18 +90,16 @@ def _strategy(model: Any) -> Any:
 
 def _own(strategy: Any, values: Any) -> Any:
     """Returns those of the values, one per replica, that belong to this process."""
-    own = strategy.experimental_distribute_values_from_function(
-        lambda context: values[context.replica_id_in_sync_group]
-    )
+    distribute = strategy.experimental_distribute_values_from_function
+    own = distribute(lambda context: values[context.replica_id_in_sync_group])
     return strategy.experimental_local_results(own)
 
 
 def _gather_replicas(strategy: Any, arrays: Iterable[np.ndarray]) -> np.ndarray:
     """Stacks an array per replica; each process passes those of its own replicas."""
     rest = iter(arrays)
-    rows = strategy.experimental_distribute_values_from_function(
-        lambda _: keras.ops.convert_to_tensor(next(rest))[None]
-    )
+    distribute = strategy.experimental_distribute_values_from_function
+    rows = distribute(lambda _: keras.ops.convert_to_tensor(next(rest))[None])
     return np.asarray(_traced_gather(strategy)(rows))
 
 

@@ -11,8 +11,7 @@ import numpy as np
 class ShuffledBatches(keras.utils.PyDataset):
     """An endless sequence of shuffled batches, each determined by its position.
 
-    The seed and the epoch determine the order of an epoch. Examples that do not fill a
-    batch are left out of the epoch.
+    Seed and epoch determine the order. Examples that do not fill a batch are left out.
 
     Args:
         x: Array of inputs, of shape `(n, ...)`.
@@ -20,8 +19,7 @@ class ShuffledBatches(keras.utils.PyDataset):
         batch_size: Integer. Examples per batch. Defaults to 32.
         seed: Non-negative integer. Defaults to 0.
         augment: Callable that maps a batch of inputs and a `numpy.random.Generator` to
-            inputs. The seed, the epoch and the batch determine the generator. Defaults
-            to `None`.
+            inputs. Seed, epoch and batch determine the generator. Defaults to `None`.
         shard: Tuple of two integers. The index of the part of each batch to return, and
             the number of parts: with `keras.distribution.DataParallel`, each process
             passes its own part to `fit`. Defaults to `(0, 1)`: the whole batch.

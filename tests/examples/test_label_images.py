@@ -1,11 +1,9 @@
 """The example that labels image files with Ray Data, in a process of its own."""
 
 import os
-import subprocess
-import sys
 
 import pytest
-from paths import ROOT
+from paths import ROOT, run_python
 from PIL import Image
 from pyarrow import parquet
 
@@ -32,11 +30,11 @@ def test_label_images_labels_files_and_reports_damaged_ones(tmp_path):
     (folder / "damaged.png").write_text("no image", "utf-8")
     (folder / "notes.txt").write_text("no image, and not named like one", "utf-8")
 
-    command = [sys.executable, "-c", PROGRAM, folder, tmp_path / "labels"]
+    arguments = [folder, tmp_path / "labels", "lenet5.mnist"]
     environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
     environment["PYTHONPATH"] = os.pathsep.join(map(str, [ROOT / "examples", ROOT]))
     # The timeout is against hangs: it takes half a minute on a busy machine.
-    subprocess.run([*command, "lenet5.mnist"], env=environment, timeout=600, check=True)
+    run_python("-c", PROGRAM, *arguments, env=environment, timeout=600)
 
     rows = parquet.read_table(tmp_path / "labels").to_pylist()
     [damaged] = [row for row in rows if row["error"] is not None]

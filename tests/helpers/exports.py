@@ -18,11 +18,6 @@ from PIL import Image, PngImagePlugin
 ENVIRONMENT = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
 
 
-def softmax(x):
-    e = np.exp(x - x.max(-1, keepdims=True))
-    return e / e.sum(-1, keepdims=True)
-
-
 def lenet(name="lenet"):
     """A small convolutional classifier of ten classes that ends in softmax."""
     keras.utils.set_random_seed(0)
@@ -148,14 +143,12 @@ def png_with_texts(count):
 
 def examples(feature, values, kind="bytes_list"):
     """Serialized `tf.Example` messages, one per value."""
-    return [
-        tf.train.Example(
-            features=tf.train.Features(
-                feature={feature: tf.train.Feature(**{kind: {"value": value}})}
-            )
-        ).SerializeToString()
-        for value in values
-    ]
+    serialized = []
+    for value in values:
+        features = {feature: tf.train.Feature(**{kind: {"value": value}})}
+        example = tf.train.Example(features={"feature": features})
+        serialized.append(example.SerializeToString())
+    return serialized
 
 
 def tree(folder):

@@ -129,9 +129,8 @@ def fit(
 def results(folder, model, history, gradients):
     """Returns everything that must not depend on kills, as bytes by name."""
     variables = [*model.weights, *model.optimizer.variables]
-    found = {
-        str(i): keras.ops.convert_to_numpy(v).tobytes() for i, v in enumerate(variables)
-    }
+    arrays = map(keras.ops.convert_to_numpy, variables)
+    found = {str(i): array.tobytes() for i, array in enumerate(arrays)}
     found["history"] = json.dumps([history.epoch, history.history]).encode()
     found["steps"] = gradients.steps.tobytes()
     found |= {name: norms.tobytes() for name, norms in gradients.variables.items()}

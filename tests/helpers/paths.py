@@ -1,8 +1,11 @@
-"""Where the checkout and the programs that tests run are."""
+"""The folders of the checkout, and the programs that tests run."""
 
 import importlib.util
 import pathlib
+import subprocess
+import sys
 import types
+from typing import Any
 
 HELPERS = pathlib.Path(__file__).parent
 ROOT = HELPERS.parents[1]
@@ -14,3 +17,11 @@ def load_script(path: pathlib.Path) -> types.ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def run_python(*arguments: object, **options: Any) -> str:
+    """Runs Python in a process that has to succeed; returns its output."""
+    command = [sys.executable, *map(str, arguments)]
+    result = subprocess.run(command, capture_output=True, text=True, **options)
+    assert result.returncode == 0, result.stderr
+    return result.stdout

@@ -36,13 +36,9 @@ class Serving:
 @contextlib.contextmanager
 def running_server(name: str, base: pathlib.Path) -> Iterator[tuple[int, int]]:
     """Runs server.py; yields the ports of gRPC and REST."""
-    process = subprocess.Popen(
-        [sys.executable, SERVER, name, base],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=ENVIRONMENT,
-    )
-    with process:
+    command = [sys.executable, SERVER, name, base]
+    options = {"stdout": subprocess.PIPE, "text": True, "env": ENVIRONMENT}
+    with subprocess.Popen(command, **options) as process:
         try:
             ready, *ports = process.stdout.readline().split() or ["ended"]
             assert ready == "ready"
@@ -67,6 +63,5 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
         yield Serving(url.rstrip("/"), target, base.name, base)
         return
     with running_server(base.name, base) as (grpc_port, rest_port):
-        yield Serving(
-            f"http://127.0.0.1:{rest_port}", f"127.0.0.1:{grpc_port}", base.name, base
-        )
+        rest, target = f"http://127.0.0.1:{rest_port}", f"127.0.0.1:{grpc_port}"
+        yield Serving(rest, target, base.name, base)

@@ -58,10 +58,8 @@ DESCRIBED = {name: describe_tiny(name) for name in SEEDS}
 
 def tiny_url_infos(name):
     url_info = tfds.core.download.checksums.UrlInfo
-    return {
-        file.url: url_info(file.size, file.sha256, file.name)
-        for file in DESCRIBED[name].files
-    }
+    [file] = DESCRIBED[name].files
+    return {file.url: url_info(file.size, file.sha256, file.name)}
 
 
 class TinyFlags(tfds.core.GeneratorBasedBuilder):

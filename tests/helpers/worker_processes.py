@@ -44,10 +44,8 @@ def start_workers(*command, count=2):
     if count == 1:
         return [start(*command)]
     addresses = [f"localhost:{port}" for port in free_ports(count)]
-    return [
-        start(*command, TF_CONFIG=tf_config(index, worker=addresses))
-        for index in range(count)
-    ]
+    configs = [tf_config(index, worker=addresses) for index in range(count)]
+    return [start(*command, TF_CONFIG=config) for config in configs]
 
 
 def finish(workers):
@@ -74,9 +72,8 @@ def read_run(folder):
     with h5py.File(content) as file:
         file.visititems(collect)
     for name in ("log.csv", "gradient_norms.csv"):
-        rows = np.genfromtxt(
-            folder / name, delimiter=",", names=True, dtype=None, encoding="utf-8"
-        )
+        options = {"delimiter": ",", "names": True, "encoding": "utf-8"}
+        rows = np.genfromtxt(folder / name, dtype=None, **options)
         found |= {f"{name} {column}": rows[column] for column in rows.dtype.names}
     return found
 

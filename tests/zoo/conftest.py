@@ -9,17 +9,14 @@ from paths import ROOT
 from serving_fixtures import serving as serving
 
 # Tests of the JAX backend alone.
-collect_ignore = (
-    [] if keras.backend.backend() == "jax" else ["training/test_distributed_jax.py"]
-)
+of_jax = ["training/test_distributed_jax.py"]
+collect_ignore = [] if keras.backend.backend() == "jax" else of_jax
 
 
 @pytest.fixture(scope="session")
 def official_files() -> pathlib.Path:
     """The folder with the official files, as mnist/*.gz and fashion_mnist/*.gz."""
-    folder = pathlib.Path(
-        os.environ.get("GRADZOO_DATA", ROOT.parent / "shared" / "data")
-    )
+    folder = pathlib.Path(os.environ.get("GRADZOO_DATA", ROOT.parent / "shared/data"))
     if not folder.is_dir():
         pytest.skip(
             "tests with the full official data did not run: GRADZOO_DATA names no "

@@ -72,13 +72,11 @@ def test_paths_begin_at_home(tmp_path, monkeypatch):
 def test_the_content_is_on_disk_before_the_file_is_replaced(tmp_path, monkeypatch):
     path, events = tmp_path / "text", []
     fsync, replace = os.fsync, os.replace
-    monkeypatch.setattr(os, "fsync", lambda fd: events.append("fsync") or fsync(fd))
-    monkeypatch.setattr(
-        os, "replace", lambda *paths: events.append("replace") or replace(*paths)
-    )
+    monkeypatch.setattr(os, "fsync", lambda fd: events.append("flush") or fsync(fd))
+    monkeypatch.setattr(os, "replace", lambda *x: events.append("move") or replace(*x))
     with atomic_write(path) as temporary:
         temporary.touch()
-    assert events == ["fsync", "replace", "fsync"]
+    assert events == ["flush", "move", "flush"]
 
 
 def test_files_are_written_on_windows(tmp_path, monkeypatch):

@@ -93,7 +93,7 @@ def info(target: Target, as_json: Json = False) -> None:
         card = zoo.get_weights(target)
         description = {"id": card.id, **dataclasses.asdict(card)}
         if not as_json:
-            del description["golden"]  # Reference outputs, of use to tests alone.
+            del description["golden"]  # Reference outputs, used only by tests.
     terminal.show(description, as_json)
 
 
@@ -204,16 +204,9 @@ def compare(
 ) -> None:
     """Train or load several models, and print one table of them."""
     terminal.import_keras()
-    rows = zoo.compare(
-        models,
-        data or "mnist",
-        recipe,
-        split=split,
-        epochs=epochs,
-        data_dir=data_dir,
-        verbose=terminal.progress(),
-    )
-    terminal.show(rows, as_json)
+    options: dict[str, Any] = {"split": split, "epochs": epochs, "data_dir": data_dir}
+    options["verbose"] = terminal.progress()
+    terminal.show(zoo.compare(models, data or "mnist", recipe, **options), as_json)
 
 
 @app.command()
@@ -319,13 +312,8 @@ def publish(
 ) -> None:
     """Train a recipe with several seeds and publish the first."""
     terminal.import_keras()
-    card = zoo.publish(
-        recipe,
-        seeds=seeds or (0, 1, 2),
-        runs_dir=runs,
-        data_dir=data_dir,
-        verbose=terminal.progress(2),
-    )
+    options: dict[str, Any] = {"data_dir": data_dir, "verbose": terminal.progress(2)}
+    card = zoo.publish(recipe, seeds=seeds or (0, 1, 2), runs_dir=runs, **options)
     print(f"{card.id} is published: test accuracy {card.metrics['accuracy']:.4f}")
 
 

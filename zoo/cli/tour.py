@@ -85,16 +85,11 @@ def train_and_compare(
         model = build(name=name.replace(", ", "-"))
         model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
         gradients = recorded[name] = GradientNorms()
-        history = model.fit(
-            *training,
-            epochs=epochs,
-            validation_data=validation,
-            callbacks=[gradients],
-            verbose=terminal.progress(),
-        ).history
+        options = {"validation_data": validation, "verbose": terminal.progress()}
+        fitted = model.fit(*training, epochs=epochs, callbacks=[gradients], **options)
         norms = [np.median(norm) for norm in gradients.history.values()]
         row = {"model": name, "parameters": model.count_params()}
-        row["validation accuracy"] = f"{history['val_accuracy'][-1]:.1%}"
+        row["validation accuracy"] = f"{fitted.history['val_accuracy'][-1]:.1%}"
         row["gradient, first layer"] = f"{norms[0]:.1e}"
         row["gradient, last layer"] = f"{norms[-1]:.1e}"
         rows.append(row | {"diagnosis": gradients.diagnose().verdict})

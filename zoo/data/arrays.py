@@ -1,7 +1,6 @@
 """Operations on images that run on NumPy and on TensorFlow.
 
-`xp` is `NUMPY`, or a namespace of the same functions for tensors. Only images have
-shapes that a graph does not know.
+`xp` is `NUMPY` or `TENSORFLOW`. A graph does not know the shapes of images.
 """
 
 import types
@@ -19,30 +18,22 @@ def _fixed_point(function: Callable[[Any], Any], value: Any) -> Any:
     return value
 
 
+# The functions that NumPy and TensorFlow call the same.
+SHARED = "abs cumsum floor maximum minimum reshape round sort stack transpose where"
 NUMPY = types.SimpleNamespace(
-    abs=np.abs,
+    **{name: getattr(np, name) for name in SHARED.split()},
     arange=lambda stop: np.arange(stop, dtype=np.float32),
     concat=np.concatenate,
     cond=lambda condition, then, otherwise: then() if condition else otherwise(),
     crop=lambda image, rows, columns: image[: int(rows), : int(columns)],
-    cumsum=np.cumsum,
     fixed_point=_fixed_point,
     floats=np.float32,
-    floor=np.floor,
     integers=lambda values: [int(value) for value in values],
     max=np.max,
-    maximum=np.maximum,
-    minimum=np.minimum,
     pad=lambda x, widths, value: np.pad(x, widths, constant_values=value),
-    reshape=np.reshape,
-    round=np.round,
     size=lambda image: (float(image.shape[0]), float(image.shape[1])),
-    sort=np.sort,
-    stack=np.stack,
     sum=np.sum,
     take=np.take,
-    transpose=np.transpose,
-    where=np.where,
 )
 
 

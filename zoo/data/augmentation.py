@@ -33,10 +33,8 @@ def distort(
         shift: Float. Horizontal and vertical shift in pixels.
         elastic: Float. Simard's alpha: the displacement in pixels is uniform noise in
             [-1, 1], smoothed by a Gaussian and multiplied by this value.
-        elastic_sigma: Float. Standard deviation of that Gaussian in pixels. Defaults
-            to 4.
-        flip: Boolean. Whether to mirror each image with probability 0.5. Defaults to
-            `False`.
+        elastic_sigma: Float. Standard deviation of that Gaussian. Defaults to 4 pixels.
+        flip: Boolean. Mirror each image with probability 0.5. Defaults to `False`.
         erase: Float. Probability that a rectangle of 2 to 33% of an image is set to 0.
 
     Returns:

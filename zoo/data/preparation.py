@@ -60,19 +60,8 @@ def _read_decoded(file: Path) -> Splits | None:
     except (PermissionError, MemoryError):
         raise
     except Exception as error:  # Damaged bytes can cause any exception.
-        warnings.warn(
-            f"{file} is damaged and will be written again: {error}.", stacklevel=2
-        )
+        warnings.warn(f"{file} is damaged and is written again: {error}.", stacklevel=2)
         return None
-
-
-def _write_decoded(file: Path, splits: Splits) -> None:
-    """Writes a decoded file atomically."""
-    arrays: dict[str, Any] = {}
-    for split, (images, labels) in splits.items():
-        arrays |= {f"{split}_images": images, f"{split}_labels": labels}
-    with atomic_write(file) as unfinished:
-        np.savez(unfinished, **arrays)
 
 
 def _prepare(info: DatasetInfo, root: Path, source_dir: PathLike | None) -> Splits:
@@ -97,8 +86,12 @@ def _prepare(info: DatasetInfo, root: Path, source_dir: PathLike | None) -> Spli
         if not built.exists():
             _build(info, root, source_dir)
         splits = _decode(info, root)
+        arrays: dict[str, Any] = {}
+        for split, (images, labels) in splits.items():
+            arrays |= {f"{split}_images": images, f"{split}_labels": labels}
         try:
-            _write_decoded(file, splits)
+            with atomic_write(file) as unfinished:
+                np.savez(unfinished, **arrays)
         except OSError as error:
             warnings.warn(
                 f"The images of {info.name!r} are loaded, but will be decoded again "

@@ -33,11 +33,8 @@ def list_versions(base: pathlib.Path) -> dict[int, pathlib.Path]:
     """Lists the versions in a folder by number, as TF Serving finds them."""
     if not base.is_dir():
         return {}
-    return {
-        int(path.name): path
-        for path in base.iterdir()
-        if path.name.isascii() and path.name.isdecimal()
-    }
+    numbered = (x for x in base.iterdir() if x.name.isascii() and x.name.isdecimal())
+    return {int(path.name): path for path in numbered}
 
 
 def list_files(folder: pathlib.Path) -> list[str]:

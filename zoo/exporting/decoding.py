@@ -6,15 +6,14 @@ from typing import Any
 
 import tensorflow as tf
 
+from zoo.data.arrays import SHARED
 from zoo.data.normalization import fit
 
-# A PNG file of a few kilobytes can hold gigabytes of pixels, so larger images are
-# rejected before they are decoded.
+# Larger images are not decoded: a small PNG file can hold gigabytes of pixels.
 MAX_IMAGE_PIXELS = 2**24
 MAX_IMAGE_SIDE = 2**14
 MAX_BATCH_PIXELS = 2**26
-# Each compressed text of a PNG file can hold megabytes, and each scan of a progressive
-# JPEG visits every pixel.
+# A compressed text of a PNG can hold megabytes, and a scan of a JPEG visits all pixels.
 MAX_TEXT_CHUNKS = 8
 MAX_SCANS = 100
 MAX_SEGMENTS = 1000  # in which the Exif data of a file are searched
@@ -44,29 +43,19 @@ def _fixed_point(function: Any, value: Any) -> Any:
 
 # The functions of `zoo.data.arrays.NUMPY`.
 TENSORFLOW = types.SimpleNamespace(
-    abs=tf.abs,
+    **{name: getattr(tf, name) for name in SHARED.split()},
     arange=lambda stop: tf.range(tf.cast(stop, tf.float32)),
     concat=tf.concat,
     cond=tf.cond,
     crop=lambda x, rows, columns: x[: int32(rows), : int32(columns)],
-    cumsum=tf.cumsum,
     fixed_point=_fixed_point,
     floats=lambda x: tf.cast(x, tf.float32),
-    floor=tf.floor,
     integers=lambda values: tf.stack([int32(value) for value in values]),
     max=tf.reduce_max,
-    maximum=tf.maximum,
-    minimum=tf.minimum,
     pad=lambda x, widths, value: tf.pad(x, widths, constant_values=value),
-    reshape=tf.reshape,
-    round=tf.round,
     size=lambda x: tf.unstack(tf.cast(tf.shape(x)[:2], tf.float32)),
-    sort=tf.sort,
-    stack=tf.stack,
     sum=tf.reduce_sum,
     take=tf.gather,
-    transpose=tf.transpose,
-    where=tf.where,
 )
 
 
@@ -109,9 +98,7 @@ def _decoder(shape: tuple[int, ...], form: str | None) -> Any:
             lambda: decode_opaque(file, is_png),
         )
         turned = tf.cond(
-            has_exif,
-            lambda: _turn(rgba, _read_orientation(file, is_png)),
-            lambda: rgba,
+            has_exif, lambda: _turn(rgba, _read_orientation(file, is_png)), lambda: rgba
         )
         return fit(tf.cast(turned, tf.float32), shape, form, TENSORFLOW)
 

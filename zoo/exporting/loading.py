@@ -27,8 +27,7 @@ class ExportedModel:
         """Classifies a batch of images. Calling the object does the same.
 
         Args:
-            images: Array of n images as the model takes them, or a list of n PNG or
-                JPEG files, as paths or `bytes`.
+            images: Array of n images, or list of PNG or JPEG files, paths or `bytes`.
 
         Returns:
             A dict of `probabilities` (float32, `(n, classes)`), `class_id` (int64,

@@ -102,9 +102,8 @@ def _write_onnx(function: Any, saved_model: str, folder: pathlib.Path) -> None:
     import tf2onnx
 
     [spec], _ = function.structured_input_signature
-    model, _ = tf2onnx.convert.from_function(
-        tf.function(lambda image: function(image), autograph=False), [spec]
-    )
+    traced = tf.function(lambda image: function(image), autograph=False)
+    model, _ = tf2onnx.convert.from_function(traced, [spec])
     for tensor in (*model.graph.input, *model.graph.output):
         tensor.type.tensor_type.shape.dim[0].dim_param = "n"
     (folder / "model.onnx").write_bytes(model.SerializeToString(deterministic=True))
@@ -113,13 +112,10 @@ def _write_onnx(function: Any, saved_model: str, folder: pathlib.Path) -> None:
 def _load_onnx(folder: pathlib.Path) -> Run:
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(
-        str(folder / "model.onnx"), providers=["CPUExecutionProvider"]
-    )
+    path, providers = str(folder / "model.onnx"), ["CPUExecutionProvider"]
+    session = onnxruntime.InferenceSession(path, providers=providers)
     names = [output.name for output in session.get_outputs()]
-    return lambda images: dict(
-        zip(names, session.run(names, {"image": images}), strict=True)
-    )
+    return lambda x: dict(zip(names, session.run(names, {"image": x}), strict=True))
 
 
 def _write_litert(function: Any, saved_model: str, folder: pathlib.Path) -> None:
@@ -151,12 +147,9 @@ def _write_openvino(function: Any, saved_model: str, folder: pathlib.Path) -> No
 def _load_openvino(folder: pathlib.Path) -> Run:
     import openvino
 
-    model = openvino.Core().compile_model(
-        folder / "model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
-    )
-    return lambda images: {
-        x.get_any_name(): array for x, array in model({"image": images}).items()
-    }
+    options = {"INFERENCE_PRECISION_HINT": "f32"}
+    model = openvino.Core().compile_model(folder / "model.xml", "CPU", options)
+    return lambda x: {y.get_any_name(): a for y, a in model({"image": x}).items()}
 
 
 _WRITERS = {"onnx": _write_onnx, "litert": _write_litert, "openvino": _write_openvino}

@@ -52,10 +52,8 @@ def write_serving_files(version: pathlib.Path, signatures: Mapping[str, Any]) ->
         return string.Template(text).substitute(values)
 
     requests = "files.md" if "serving_bytes" in signatures else "pixels.md"
-    texts = {
-        "README.md": fill("README.md") + fill(requests),
-        "compose.yaml": fill("compose.yaml"),
-    }
+    texts = {"README.md": fill("README.md") + fill(requests)}
+    texts["compose.yaml"] = fill("compose.yaml")
     for name, text in texts.items():
         file = version.parent / name
         is_generated = file.is_file() and file.read_bytes().startswith(GENERATED)

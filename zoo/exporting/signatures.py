@@ -10,10 +10,7 @@ from zoo.exporting.decoding import decode_images
 
 
 def signature_functions(
-    model: keras.Model,
-    labels: Sequence[str] | None,
-    is_softmax: bool,
-    form: str | None,
+    model: keras.Model, labels: Sequence[str] | None, is_softmax: bool, form: str | None
 ) -> dict[str, Any]:
     """Traces the signatures that `zoo.export` describes, as concrete functions.
 

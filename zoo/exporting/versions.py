@@ -24,7 +24,7 @@ from typing import Any
 
 import keras
 
-from zoo.errors import quiet_tensorflow
+from zoo.errors import check_argument, quiet_tensorflow
 from zoo.exporting import runtimes
 from zoo.exporting.contract import FORMATS, list_versions, read_contract
 from zoo.exporting.serving_files import write_serving_files
@@ -100,19 +100,13 @@ def export(
     (2, 10)
     """
     _check_classifier(model)
-    if from_logits not in (None, False, True):
-        raise ValueError(
-            "`from_logits` must be True, False or None. Received: "
-            f"from_logits={from_logits!r}."
-        )
+    is_known = from_logits in (None, False, True)
+    check_argument(is_known, "from_logits", from_logits, "True, False or None")
     is_softmax = ends_in_softmax(model) if from_logits is None else not from_logits
     categories, form = find_data(model)
     labels = _check_labels(model, categories if labels is None else labels)
-    if format not in FORMATS:
-        raise ValueError(
-            f"`format` must be one of {', '.join(map(repr, FORMATS))}. "
-            f"Received: format={format!r}."
-        )
+    names = ", ".join(map(repr, FORMATS))
+    check_argument(format in FORMATS, "format", format, f"one of {names}")
     runtimes.check_installed(format)
     base = _check_base(base_path, format)
     arguments = (labels, format, is_softmax, form)
@@ -179,14 +173,12 @@ def _check_labels(model: keras.Model, labels: Sequence[str] | None) -> list[str]
             stacklevel=3,
         )
         labels = list(map(str, range(classes)))
-    if isinstance(labels, Sequence) and not isinstance(labels, str):
-        is_line = [isinstance(x, str) and x.splitlines() == [x] for x in labels]
-        if is_line == [True] * classes:
-            return list(labels)
-    raise ValueError(
-        f"`labels` must be a list of {classes} strings of one line each, one per "
-        f"class. Received: labels={labels!r}."
-    )
+    is_list = isinstance(labels, Sequence) and not isinstance(labels, str)
+    items = labels if is_list else ()
+    lines = [isinstance(x, str) and x.splitlines() == [x] for x in items]
+    expected = f"a list of {classes} strings of one line each, one per class"
+    check_argument(lines == [True] * classes, "labels", labels, expected)
+    return list(labels)
 
 
 def _check_base(base_path: str | os.PathLike[str], format: str) -> pathlib.Path:
@@ -220,11 +212,9 @@ def _choose_target(version: int | None, base: pathlib.Path) -> pathlib.Path:
     if version is None:
         return base / str(max(taken, default=0) + 1)
     # TF Serving reads the number into 64 bits.
-    if not is_size(version) or version >= 2**63:
-        raise ValueError(
-            "`version` must be an integer from 1, or None for the next one. "
-            f"Received: version={version!r}."
-        )
+    is_number = is_size(version) and version < 2**63
+    expected = "an integer from 1, or None for the next one"
+    check_argument(is_number, "version", version, expected)
     if version in taken:
         raise FileExistsError(
             f"The version exists in {str(base)!r}. Choose another one, or None for the "

@@ -49,10 +49,8 @@ def write_warmup_requests(folder: pathlib.Path, functions: dict[str, Any]) -> No
         )
         for signature, argument, batch in requests
     ]
-    request = {
-        "model_spec": {"signature_name": "classify"},
-        "input": {"example_list": {"examples": [example]}},
-    }
+    examples = {"example_list": {"examples": [example]}}
+    request = {"model_spec": {"signature_name": "classify"}, "input": examples}
     logs.append(PredictionLog(classify_log={"request": request}))
     (folder / WARMUP_FILE).parent.mkdir(exist_ok=True)
     with tf.io.TFRecordWriter(str(folder / WARMUP_FILE)) as writer:

@@ -130,11 +130,9 @@ def _write_contract(
 
 def _describe(function: Any) -> dict[str, Any]:
     [spec], _ = function.structured_input_signature
-    outputs = sorted(function.structured_outputs.items())
-    return {
-        "inputs": {spec.name: _describe_tensor(spec)},
-        "outputs": {name: _describe_tensor(tensor) for name, tensor in outputs},
-    }
+    tensors = sorted(function.structured_outputs.items())
+    outputs = {name: _describe_tensor(tensor) for name, tensor in tensors}
+    return {"inputs": {spec.name: _describe_tensor(spec)}, "outputs": outputs}
 
 
 def _describe_tensor(tensor: Any) -> dict[str, Any]:

@@ -12,19 +12,21 @@ import keras
 import numpy as np
 from keras import layers
 
+from zoo.errors import check_argument
 from zoo.models.labels import describe_data
+from zoo.models.registry import default_arguments
 from zoo.models.weight_files import load_layers, read_config, read_layers, split_prefix
 from zoo.models.weights import Weights, identify, resolve
 
 HEAD = "logits"
 
 
-@dataclasses.dataclass(kw_only=True)
+@dataclasses.dataclass
 class Blueprint:
     """The arguments that all builders share, after validation.
 
-    A builder creates a blueprint, starts from `input`, adds its own layers, and
-    returns `model`.
+    A builder creates a blueprint with `of`, starts from `input`, adds its own layers,
+    and returns `model`.
 
     Attributes:
         model_name: String. Name of the model in the registry, e.g. `"lenet5"`.
@@ -42,6 +44,13 @@ class Blueprint:
     classifier_activation: Any
     include_preprocessing: bool
     name: str
+
+    @classmethod
+    def of(cls, model_name: str, arguments: dict[str, Any]) -> "Blueprint":
+        """Creates the blueprint of a builder from its arguments, `locals()`."""
+        _, _, *shared = (field.name for field in dataclasses.fields(cls))
+        own = {name: arguments[name] for name in default_arguments(model_name)}
+        return cls(model_name, own, **{name: arguments[name] for name in shared})
 
     def __post_init__(self) -> None:
         self.input_shape = self._check_shape()
@@ -149,10 +158,8 @@ class Blueprint:
         elif self.include_top and None in size:
             problem = "An image size of None needs `include_top=False`"
         elif any(d is not None and d < smallest for d in size):
-            problem = (
-                f"{self.model_name!r} needs images of at least {smallest}x{smallest} "
-                "pixels"
-            )
+            least = f"{smallest}x{smallest} pixels"
+            problem = f"{self.model_name!r} needs images of at least {least}"
         else:
             return
         raise ValueError(f"{problem}. Received: input_shape={shape}.")
@@ -162,9 +169,8 @@ class Blueprint:
         if self.include_top:
             x = layers.Dense(self.classes, dtype="float32", name=HEAD)(x)
             if self.classifier_activation is not None:
-                x = layers.Activation(
-                    self.classifier_activation, dtype="float32", name="predictions"
-                )(x)
+                options = {"dtype": "float32", "name": "predictions"}
+                x = layers.Activation(self.classifier_activation, **options)(x)
         preceding: list[Any] = []  # The layers that lead to `input_tensor`.
         if self.input_tensor is not None:
             sources = keras.utils.get_source_inputs(inputs)
@@ -235,10 +241,7 @@ def is_size(value: Any) -> bool:
 
 def check_size(name: str, value: Any) -> int:
     """Returns `value` as an `int`; raises a `ValueError` unless it is positive."""
-    if not is_size(value):
-        raise ValueError(
-            f"`{name}` must be a positive integer. Received: {name}={value!r}."
-        )
+    check_argument(is_size(value), name, value, "a positive integer")
     return int(value)
 
 

@@ -7,12 +7,10 @@ import keras
 import numpy as np
 from keras import layers
 
+from zoo.errors import check_argument
 from zoo.models.blueprint import Blueprint, check_size, new_initializer
 
-GLOBAL_POOLING = {
-    "avg": layers.GlobalAveragePooling2D,
-    "max": layers.GlobalMaxPooling2D,
-}
+POOLING = {"avg": layers.GlobalAveragePooling2D, "max": layers.GlobalMaxPooling2D}
 
 
 def LeNet5(
@@ -33,9 +31,8 @@ def LeNet5(
 
     The 5x5 convolutions share their weights and so find a feature anywhere in the
     image, pooling makes its exact position matter less, and the MLP of 120 and 84 units
-    classifies the result. The first convolution pads 28x28 images to the 32x32 of the
-    paper. The classical net of 1998 is
-    `zoo.LeNet5(activation="tanh", pooling_layer="average")`.
+    classifies the result. The first convolution pads 28x28 images to 32x32. The net of
+    the paper is `zoo.LeNet5(activation="tanh", pooling_layer="average")`.
 
     Reference:
     - [LeCun, Bottou, Bengio and Haffner, 1998](https://doi.org/10.1109/5.726791):
@@ -45,9 +42,8 @@ def LeNet5(
         activation: String or function. Hidden activation. Defaults to `"relu"`.
         pooling_layer: `"max"` or `"average"`, for `pool1` and `pool2`. Defaults to
             `"max"`.
-        weights: Name of published weights (`"mnist"`, `"fashion_mnist"`, or with the
-            version, `"mnist.v1"`), a `zoo.Weights`, the path of a `.weights.h5` or
-            `.keras` file, or `None` for random weights. Defaults to `None`.
+        weights: Name (`"mnist"`, `"fashion_mnist"`, `"mnist.v1"`), `zoo.Weights`, path
+            of a `.weights.h5` or `.keras` file, or `None` (random). Defaults to `None`.
         include_top: Boolean. Include the MLP. If `False`, the output is the feature
             maps, `(n, 5, 5, 16)` for 28x28 images, and height and width may be `None`.
             Defaults to `True`.
@@ -68,10 +64,7 @@ def LeNet5(
         float32 probabilities of shape `(n, classes)`.
 
     Raises:
-        ValueError: If an argument is out of range, or if the weights are unknown,
-            damaged, or do not fit the other arguments.
-        TypeError: If `weights` or `input_tensor` has another type.
-        FileNotFoundError: If `weights` is a path that does not exist.
+        ValueError, TypeError, FileNotFoundError: As `zoo.ShallowMLP`.
 
     Example:
 
@@ -84,18 +77,7 @@ def LeNet5(
             f"feature maps, use `pooling`. Received: pooling_layer={pooling_layer!r}."
         )
     _check_pooling(pooling, include_top)
-    blueprint = Blueprint(
-        model_name="lenet5",
-        architecture={"activation": activation, "pooling_layer": pooling_layer},
-        weights=weights,
-        include_top=include_top,
-        input_shape=input_shape,
-        input_tensor=input_tensor,
-        classes=classes,
-        classifier_activation=classifier_activation,
-        include_preprocessing=include_preprocessing,
-        name=name,
-    )
+    blueprint = Blueprint.of("lenet5", locals())
     pool = layers.MaxPooling2D if pooling_layer == "max" else layers.AveragePooling2D
 
     inputs, x = blueprint.input(smallest=12)
@@ -108,7 +90,7 @@ def LeNet5(
         x = layers.Dense(120, activation=activation, name="dense1")(x)
         x = layers.Dense(84, activation=activation, name="dense2")(x)
     elif pooling:
-        x = GLOBAL_POOLING[pooling](name=f"{pooling}_pool")(x)
+        x = POOLING[pooling](name=f"{pooling}_pool")(x)
     return blueprint.model(inputs, x)
 
 
@@ -136,18 +118,15 @@ def ConvNet(
 
     Reference:
     - [Ioffe and Szegedy, 2015](https://arxiv.org/abs/1502.03167): batch normalization.
-    - [Srivastava et al., 2014](https://jmlr.org/papers/v15/srivastava14a.html):
-      dropout.
+    - [Srivastava et al., 2014](https://jmlr.org/papers/v15/srivastava14a): dropout.
 
     Args:
         filters: Three integers. Feature maps. Defaults to `(32, 64, 128)`.
         dense_units: Integer. Units of the hidden dense layer. Defaults to 128.
         activation: String or function. Hidden activation. Defaults to `"relu"`.
-        dropout: Float. Fraction of the inputs of the two dense layers dropped in
-            training. Defaults to 0.3.
-        weights: Name of published weights (`"mnist"`, `"fashion_mnist"`, or with the
-            version, `"mnist.v1"`), a `zoo.Weights`, the path of a `.weights.h5` or
-            `.keras` file, or `None` for random weights. Defaults to `None`.
+        dropout: Float. Fraction of the dense layers' inputs dropped. Defaults to 0.3.
+        weights: Name (`"mnist"`, `"fashion_mnist"`, `"mnist.v1"`), `zoo.Weights`, path
+            of a `.weights.h5` or `.keras` file, or `None` (random). Defaults to `None`.
         include_top: Boolean. Include the MLP. If `False`, the output is the feature
             maps, `(n, 3, 3, 128)` for 28x28 images, and height and width may be `None`.
             Defaults to `True`.
@@ -168,37 +147,20 @@ def ConvNet(
         float32 probabilities of shape `(n, classes)`.
 
     Raises:
-        ValueError: If an argument is out of range, or if the weights are unknown,
-            damaged, or do not fit the other arguments.
-        TypeError: If `weights` or `input_tensor` has another type.
-        FileNotFoundError: If `weights` is a path that does not exist.
+        ValueError, TypeError, FileNotFoundError: As `zoo.ShallowMLP`.
 
     Example:
 
     >>> zoo.ConvNet(include_top=False, pooling="avg").output.shape
     (None, 128)
     """
-    if np.ndim(filters) != 1 or len(filters) != 3:
-        raise ValueError(
-            "`filters` must list the feature maps of the three convolutions, such as "
-            f"(32, 64, 128). Received: filters={filters!r}."
-        )
+    is_list = np.ndim(filters) == 1 and len(filters) == 3
+    expected = "the feature maps of the three convolutions, such as (32, 64, 128)"
+    check_argument(is_list, "filters", filters, expected)
     filters = tuple(check_size("filters", maps) for maps in filters)
     dense_units = check_size("dense_units", dense_units)
     _check_pooling(pooling, include_top)
-    own = dict(filters=filters, dense_units=dense_units, activation=activation)
-    blueprint = Blueprint(
-        model_name="convnet",
-        architecture=own,
-        weights=weights,
-        include_top=include_top,
-        input_shape=input_shape,
-        input_tensor=input_tensor,
-        classes=classes,
-        classifier_activation=classifier_activation,
-        include_preprocessing=include_preprocessing,
-        name=name,
-    )
+    blueprint = Blueprint.of("convnet", locals())
     # Batch normalization has its own bias.
     initializer = new_initializer(None, activation)
     options = {"use_bias": False, "kernel_initializer": initializer}
@@ -218,15 +180,13 @@ def ConvNet(
         x = layers.Activation(activation, name="activation4")(x)
         x = layers.Dropout(dropout, name="dropout4")(x)
     elif pooling:
-        x = GLOBAL_POOLING[pooling](name=f"{pooling}_pool")(x)
+        x = POOLING[pooling](name=f"{pooling}_pool")(x)
     return blueprint.model(inputs, x)
 
 
 def _check_pooling(pooling: str | None, include_top: bool) -> None:
-    if pooling not in (None, *GLOBAL_POOLING):
-        raise ValueError(
-            f"`pooling` must be None, 'avg' or 'max'. Received: pooling={pooling!r}."
-        )
+    is_known = pooling in (None, *POOLING)
+    check_argument(is_known, "pooling", pooling, "None, 'avg' or 'max'")
     if pooling is not None and include_top:
         raise ValueError(
             "`pooling` applies to the last feature maps: pass `include_top=False`, or "

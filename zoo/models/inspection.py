@@ -83,8 +83,7 @@ def decode_predictions(
         For each image, `[(label, probability), ...]`, the most probable first.
 
     Raises:
-        ValueError: If `probabilities` does not have one column per label, or the model
-            has no labels.
+        ValueError: If there is not one column per label, or the model has no labels.
 
     Example:
 
@@ -108,18 +107,15 @@ def decode_predictions(
             f"Received: probabilities of shape={probabilities.shape}."
         )
     best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
-    return [
-        [(labels[i], float(row[i])) for i in indices]
-        for row, indices in zip(probabilities, best, strict=True)
-    ]
+    rows = zip(probabilities, best, strict=True)
+    return [[(labels[i], float(row[i])) for i in indices] for row, indices in rows]
 
 
 def count_flops(model: keras.Model) -> int:
     """Counts the floating point operations of one forward pass on one input.
 
     Counts the kernels of dense, convolutional and recurrent layers, a multiply-add as
-    two operations. The rest (biases, activations, pooling, normalization) adds a few
-    percent at most.
+    two operations. The rest (biases, activations, pooling...) is a few percent at most.
 
     Args:
         model: Functional or Sequential `keras.Model` with a fixed input size, built.
@@ -172,10 +168,8 @@ def _count(layer: Any, inputs: tuple[Any, ...], outputs: tuple[Any, ...]) -> int
 
 def takes_raw_pixels(model: keras.Model) -> bool:
     """Returns `True` if a model scales its pixels itself."""
-    return any(
-        isinstance(layer, layers.Rescaling) and np.max(layer.scale) < 0.1
-        for layer in model._flatten_layers()
-    )
+    scaling = [x for x in model._flatten_layers() if isinstance(x, layers.Rescaling)]
+    return any(np.max(layer.scale) < 0.1 for layer in scaling)
 
 
 def ends_in_softmax(model: keras.Model, index: int = 0) -> bool:

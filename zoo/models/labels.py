@@ -46,10 +46,7 @@ def find_data(model: keras.Model) -> tuple[tuple[str, ...] | None, str | None]:
 
 
 def read_images(
-    files: Iterable[str | os.PathLike[str]],
-    model: keras.Model,
-    *,
-    as_is: bool = False,
+    files: Iterable[str | os.PathLike[str]], model: keras.Model, *, as_is: bool = False
 ) -> np.ndarray:
     """Reads image files as the pixels that a model takes.
 
@@ -60,8 +57,7 @@ def read_images(
 
     Args:
         files: Iterable of paths, or of binary files. Formats that Pillow reads.
-        model: Keras model, whose input shape is `(height, width)`, with or without 1
-            or 3 channels.
+        model: Keras model of images `(height, width)`, with or without 1 or 3 channels.
         as_is: Boolean. Whether to only resize the images. Defaults to `False`.
 
     Returns:

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import layers
 
+from zoo.errors import check_argument
 from zoo.models.blueprint import Blueprint, check_size, new_initializer
 
 NORM_LAYERS = {"batch": layers.BatchNormalization, "layer": layers.LayerNormalization}
@@ -39,9 +40,8 @@ def ShallowMLP(
         hidden_units: Integer. Units; 0 gives logistic regression. Defaults to 800.
         activation: String or function. Hidden activation. Defaults to `"relu"`.
         dropout: Float. Fraction of the hidden units dropped in training. Defaults to 0.
-        weights: Name of published weights (`"mnist"`, `"fashion_mnist"`, or with the
-            version, `"mnist.v1"`), a `zoo.Weights`, the path of a `.weights.h5` or
-            `.keras` file, or `None` for random weights. Defaults to `None`.
+        weights: Name (`"mnist"`, `"fashion_mnist"`, `"mnist.v1"`), `zoo.Weights`, path
+            of a `.weights.h5` or `.keras` file, or `None` (random). Defaults to `None`.
         include_top: Boolean. Include the classifier. If `False`, the output is the
             hidden layer, `(n, hidden_units)`. Defaults to `True`.
         input_shape: Tuple. Shape of an input, of any rank. Defaults to `(28, 28, 1)`.
@@ -70,18 +70,7 @@ def ShallowMLP(
     """
     if hidden_units != 0:
         hidden_units = check_size("hidden_units", hidden_units)
-    blueprint = Blueprint(
-        model_name="shallow_mlp",
-        architecture={"hidden_units": hidden_units, "activation": activation},
-        weights=weights,
-        include_top=include_top,
-        input_shape=input_shape,
-        input_tensor=input_tensor,
-        classes=classes,
-        classifier_activation=classifier_activation,
-        include_preprocessing=include_preprocessing,
-        name=name,
-    )
+    blueprint = Blueprint.of("shallow_mlp", locals())
     inputs, x = blueprint.input()
     x = layers.Flatten(name="flatten")(x)
     if hidden_units:
@@ -133,9 +122,8 @@ def DeepMLP(
         residual: Boolean. Add the input of each hidden layer to its output, where both
             have the same number of units. Defaults to `True`.
         dropout: Float. Fraction of the hidden units dropped in training. Defaults to 0.
-        weights: Name of published weights (`"mnist"`, `"fashion_mnist"`, or with the
-            version, `"mnist.v1"`), a `zoo.Weights`, the path of a `.weights.h5` or
-            `.keras` file, or `None` for random weights. Defaults to `None`.
+        weights: Name (`"mnist"`, `"fashion_mnist"`, `"mnist.v1"`), `zoo.Weights`, path
+            of a `.weights.h5` or `.keras` file, or `None` (random). Defaults to `None`.
         include_top: Boolean. Include the classifier. If `False`, the output is the last
             hidden layer, `(n, hidden_units[-1])`. Defaults to `True`.
         input_shape: Tuple. Shape of an input, of any rank. Defaults to `(28, 28, 1)`.
@@ -152,10 +140,7 @@ def DeepMLP(
         float32 probabilities of shape `(n, classes)`.
 
     Raises:
-        ValueError: If an argument is out of range, or if the weights are unknown,
-            damaged, or do not fit the other arguments.
-        TypeError: If `weights` or `input_tensor` has another type.
-        FileNotFoundError: If `weights` is a path that does not exist.
+        ValueError, TypeError, FileNotFoundError: As `zoo.ShallowMLP`.
 
     Example:
 
@@ -164,34 +149,14 @@ def DeepMLP(
     ...     (128,) * 10, activation="sigmoid", normalization=None, residual=False
     ... )
     """
-    if np.ndim(hidden_units) != 1 or not 1 <= len(hidden_units) <= 100:
-        raise ValueError(
-            "`hidden_units` must list the units of 1 to 100 hidden layers, such as "
-            f"[128] * 10. Received: hidden_units={hidden_units!r}."
-        )
+    is_list = np.ndim(hidden_units) == 1 and 1 <= len(hidden_units) <= 100
+    expected = "a list of the units of 1 to 100 hidden layers, such as [128] * 10"
+    check_argument(is_list, "hidden_units", hidden_units, expected)
     hidden_units = tuple(check_size("hidden_units", units) for units in hidden_units)
-    if normalization not in (None, *NORM_LAYERS):
-        raise ValueError(
-            "`normalization` must be None, 'batch' or 'layer'. Received: "
-            f"normalization={normalization!r}."
-        )
-    blueprint = Blueprint(
-        model_name="deep_mlp",
-        architecture={
-            "hidden_units": hidden_units,
-            "activation": activation,
-            "normalization": normalization,
-            "residual": residual,
-        },
-        weights=weights,
-        include_top=include_top,
-        input_shape=input_shape,
-        input_tensor=input_tensor,
-        classes=classes,
-        classifier_activation=classifier_activation,
-        include_preprocessing=include_preprocessing,
-        name=name,
-    )
+    is_known = normalization in (None, *NORM_LAYERS)
+    known = "None, 'batch' or 'layer'"
+    check_argument(is_known, "normalization", normalization, known)
+    blueprint = Blueprint.of("deep_mlp", locals())
     inputs, x = blueprint.input()
     x = layers.Flatten(name="flatten")(x)
     for i, units in enumerate(hidden_units, start=1):

@@ -21,7 +21,7 @@ BUILDERS = {
     "convnet": "zoo.models.convnet:ConvNet",
 }
 
-# Arguments that act in training alone: they may differ from those of the weights.
+# Arguments that act only in training: they may differ from those of the weights.
 TRAINING_ARGUMENTS = ("dropout", "kernel_initializer")
 
 
@@ -42,11 +42,8 @@ def list_models(pattern: str = "*", weights: str | None = None) -> list[str]:
     >>> zoo.list_models("*mlp")
     ['shallow_mlp', 'deep_mlp']
     """
-    return [
-        name
-        for name in fnmatch.filter(BUILDERS, pattern)
-        if weights is None or list_weights(name, weights)
-    ]
+    names = fnmatch.filter(BUILDERS, pattern)
+    return [x for x in names if weights is None or list_weights(x, weights)]
 
 
 def create(name: str, /, **arguments: Any) -> "keras.Model":
@@ -95,7 +92,7 @@ def default_arguments(name: str) -> dict[str, Any]:
     """Returns the architecture arguments of a builder with their defaults.
 
     These are the arguments that precede `weights` in its signature, except for those
-    that act in training alone. They describe its published weights, for every dataset.
+    that act only in training. They describe its published weights, for every dataset.
     """
     parameters = inspect.signature(builder(name)).parameters.values()
     own = itertools.takewhile(lambda parameter: parameter.name != "weights", parameters)
@@ -117,12 +114,9 @@ def list_weights(model: str = "*", dataset: str = "*") -> list[Weights]:
     >>> [weights.id for weights in zoo.list_weights("lenet5")]
     ['lenet5.fashion_mnist.v1', 'lenet5.mnist.v1']
     """
-    matching = (
-        w
-        for w in published()
-        if fnmatch.fnmatch(w.model, model) and fnmatch.fnmatch(w.dataset, dataset)
-    )
-    return sorted(matching, key=lambda w: list(BUILDERS).index(w.model))
+    names = fnmatch.filter(BUILDERS, model)
+    matching = [w for w in published() if fnmatch.fnmatch(w.dataset, dataset)]
+    return [w for name in names for w in matching if w.model == name]
 
 
 def get_weights(model: str, name: str | None = None) -> Weights:

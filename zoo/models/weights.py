@@ -41,9 +41,8 @@ class Weights:
         arguments: Dict. The architecture arguments of the builder.
         parameters: Integer. Number of parameters.
         flops: Integer. Floating point operations per image, see `zoo.count_flops`.
-        metrics: Dict. `split` and number of `images` of the evaluation; `accuracy` and
-            `loss` of the published `seed`; `mean_accuracy` and `sd_accuracy` over
-            `seeds`.
+        metrics: Dict. `split` and number of `images`; `accuracy` and `loss` of the
+            published `seed`; `mean_accuracy` and `sd_accuracy` over `seeds`.
         data: Dict. `source` (URL), `version`, `license` and `citation` of the data.
         license: String. License of the weights.
         recipe: Dict. The full configuration of the training run.
@@ -81,7 +80,7 @@ class Weights:
 
     def _repr_html_(self) -> str:
         fields = {"id": self.id, **dataclasses.asdict(self)}
-        del fields["golden"]  # Reference outputs, of use to tests alone.
+        del fields["golden"]  # Reference outputs, used only by tests.
         return Table({"card": k, "": v} for k, v in fields.items())._repr_html_()
 
     @property
@@ -157,8 +156,7 @@ def is_path(weights: object) -> bool:
 def resolve(model: str, weights: object) -> pathlib.Path | None:
     """Finds and verifies the file that the `weights` argument of a builder means.
 
-    A name never refers to a file, even if the working directory has a file of that
-    name.
+    A name never refers to a file of that name in the working directory.
     """
     if weights is None:
         return None

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from zoo.errors import warn_if_scaled
+from zoo.errors import check_argument, warn_if_scaled
 from zoo.files import read_bytes
 from zoo.serving.connections import CONNECTIONS, OUTPUTS, RequestError
 
@@ -41,13 +41,11 @@ class Client:
         model: String. Name of the model on the server.
         version: Integer. Defaults to the newest version on the server.
         batch_size: Integer. Images per request. Defaults to 64.
-        timeout: Float. Seconds to wait for the answer to one request; over REST, for
-            each part of the answer. Defaults to 10.
+        timeout: Float. Seconds to wait for an answer (REST: each part). Defaults to 10.
         retries: Integer. Maximum number of retries per request. Defaults to 3.
 
     Raises:
-        ValueError: If `url` has another form, or `version` or `batch_size` is not an
-            integer of at least 1.
+        ValueError: If `url`, `version` or `batch_size` has another form.
         ImportError: If a package that gRPC needs is missing.
 
     Example:
@@ -77,11 +75,8 @@ class Client:
         numbers = {"version": 1 if version is None else version}
         for name, value in (numbers | {"batch_size": batch_size}).items():
             is_integer = isinstance(value, int | np.integer) and value is not True
-            if not is_integer or not 1 <= value < 2**63:
-                raise ValueError(
-                    f"`{name}` must be an integer of at least 1. "
-                    f"Received: {name}={value!r}."
-                )
+            is_valid = is_integer and 1 <= value < 2**63
+            check_argument(is_valid, name, value, "an integer of at least 1")
         self.batch_size, self.timeout, self.retries = batch_size, timeout, retries
         # The URL may contain a password, which error messages must not show.
         host = parts.netloc.rpartition("@")[2]

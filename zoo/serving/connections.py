@@ -96,11 +96,8 @@ class Grpc:
             answer = self._predict(request, timeout=timeout)
         except self._apis.grpc.RpcError as error:
             raise RequestError(error.code().name, error.details()) from error
-        return {
-            output: _to_array(answer.outputs[output], dtype)
-            for output, dtype in OUTPUTS.items()
-            if output in answer.outputs
-        }
+        found = answer.outputs
+        return {x: _to_array(found[x], OUTPUTS[x]) for x in OUTPUTS if x in found}
 
 
 CONNECTIONS: dict[str, type[Rest] | type[Grpc]]

@@ -38,16 +38,14 @@ def compare(
         data: As in `zoo.train`.
         recipe: As in `zoo.train`, whatever model it was written for: its `arguments`
             are left out for the others. Defaults to that of each model.
-        validation_data: As `data`. Images to evaluate on. Defaults to a split of
-            `data`.
+        validation_data: As `data`. To evaluate on. Defaults to a split of `data`.
         split: String. The split to evaluate on. Defaults to `"validation"`.
         data_dir: Path. Folder of the prepared datasets. Defaults to TFDS' folder.
         **options: Arguments of `zoo.train`, such as `epochs`.
 
     Returns:
-        A list of dicts that shows itself as a table: `model`, `parameters`, `flops`,
-        `accuracy`, its 95 % `interval` (Wilson), and the verdict on the `gradients` of
-        models that were trained.
+        A list of dicts, displayed as a table: `model`, `parameters`, `flops`,
+        `accuracy`, its 95 % `interval` (Wilson), and the verdict on the `gradients`.
 
     Reference: [Wilson, 1927](https://doi.org/10.1080/01621459.1927.10502953)
 

@@ -26,8 +26,7 @@ def evaluate(
 
     Args:
         model: Keras model. Returns probabilities or logits of shape `(n, classes)`.
-        data: As in `zoo.train`. If both data and model have labels, classes are
-            matched by label.
+        data: As in `zoo.train`. Labels of data and model are matched by name.
         split: String. `"train"`, `"validation"` or `"test"`, if the data have splits.
             Defaults to `"test"`.
         batch_size: Integer. Images per batch. Defaults to 1000.
@@ -37,8 +36,7 @@ def evaluate(
         verbose: As in `keras.Model.predict`. Defaults to 0.
 
     Returns:
-        Dict of `accuracy` (a fraction), `loss` (the mean cross-entropy in nats) and
-        `images` (their number).
+        Dict of `accuracy` (a fraction), `loss` (in nats) and the number of `images`.
 
     Raises:
         ValueError: If `data` has another form or labels that the model does not know,
@@ -68,8 +66,7 @@ def evaluate(
             f"data with the label {labels.max()}."
         )
     if from_logits:
-        outputs = outputs - outputs.max(-1, keepdims=True)
-        log_probabilities = outputs - np.log(np.exp(outputs).sum(-1, keepdims=True))
+        log_probabilities = outputs - np.logaddexp.reduce(outputs, -1, keepdims=True)
     else:
         log_probabilities = np.log(np.maximum(outputs, np.finfo("float32").tiny))
     return {

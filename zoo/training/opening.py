@@ -18,8 +18,7 @@ def load_model(target: PathLike) -> "keras.Model":
 
     Args:
         target: String or path. Name of published weights, e.g. `"lenet5.mnist"`; a
-            `.keras` file; or the folder of a run of `zoo.train`, which holds the file
-            `trained.keras`.
+            `.keras` file; or the folder of a run of `zoo.train`.
 
     Returns:
         A `keras.Model`. `model.categories` are the labels, if the file has them.

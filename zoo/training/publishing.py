@@ -13,6 +13,7 @@ import numpy as np
 
 from zoo.data.catalog import DatasetInfo, PathLike
 from zoo.data.datasets import dataset_info, load_dataset
+from zoo.errors import check_argument
 from zoo.files import atomic_write, sha256
 from zoo.models.inspection import count_flops
 from zoo.models.registry import TRAINING_ARGUMENTS, default_arguments
@@ -42,8 +43,7 @@ def publish(
     that are finished are not repeated, and an interrupted one is resumed.
 
     Args:
-        recipe: Path of a recipe file, which is copied to `zoo/published`, or name of
-            published weights, which are trained again.
+        recipe: Path of a recipe file, or name of published weights to train again.
         seeds: Sequence of at least two integers. The weights of the first seed are
             published, whatever their accuracy. Defaults to `(0, 1, 2)`.
         runs_dir: Path. Folder of the runs `<id>/seed<seed>`. Defaults to `"runs"`.
@@ -58,10 +58,8 @@ def publish(
             architecture, or the dataset has no test split.
         FileExistsError: If this id is published from another recipe or first seed.
     """
-    if len(seeds) < 2 or len(set(seeds)) < len(seeds):
-        raise ValueError(
-            f"`seeds` must be two or more different integers. Received: seeds={seeds}."
-        )
+    are_different = 1 < len(seeds) == len(set(seeds))
+    check_argument(are_different, "seeds", seeds, "two or more different integers")
     if os.environ.get("TF_CONFIG"):
         raise ValueError(
             "One process publishes weights: unset `TF_CONFIG`. Received: "

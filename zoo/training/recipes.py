@@ -33,8 +33,7 @@ class Recipe:
             `learning_rate` is the peak of the schedule. Defaults to Adam with 1e-3.
         schedule: String. `"cosine"`, from the peak to 0 over the run, or `"constant"`.
             Defaults to `"cosine"`.
-        warmup_epochs: Float. Epochs over which the learning rate first rises from 0
-            to the peak. Defaults to 0.
+        warmup_epochs: Float. Epochs of a linear rise from 0 to the peak. Defaults to 0.
         augmentation: Dict. Arguments of `zoo.data.augmentation.distort`. Defaults to
             none, which leaves the images as they are.
 
@@ -112,8 +111,7 @@ def load_recipe(recipe: PathLike) -> Recipe:
     """Reads a recipe file.
 
     Args:
-        recipe: Path of a TOML file with the fields of `zoo.Recipe`, or name of
-            published weights, e.g. `"lenet5.mnist"`.
+        recipe: Path of a TOML file of the fields of `zoo.Recipe`, or name of weights.
 
     Returns:
         A `Recipe`.

@@ -99,8 +99,8 @@ def train(
             - Path of a folder with a subfolder of images per class, or of a folder
               with such folders `train`, `validation` and `test`. Image files become
               pixels as in `zoo.read_images`.
-            - Path of a `.npz` file with the arrays `x` and `y` (or `images` and
-              `labels`), or `x_train`, `y_train`, `x_test`..., and maybe `categories`.
+            - Path of a `.npz` file with the arrays `x` and `y`, or `x_train`,
+              `y_train`, `x_test`..., and maybe `categories`.
             - Tuple of arrays `(images, labels)`, of shape `(n, ...)` and, integers from
               0, `(n,)` or `(n, 1)`; or a `tf.data.Dataset` or `PyDataset` of these.
         recipe: `Recipe`, name of published weights (`"lenet5.mnist"`), or path of a
@@ -155,7 +155,7 @@ def train(
     with scope:
         model = _build(model, examples, completed)
         compile_model(model, completed, batches.steps_per_epoch, from_logits)
-    if not is_chief(model):  # Of several workers, the chief alone writes.
+    if not is_chief(model):  # Of several workers, only the chief writes.
         folder, verbose = None, 0
     recorder, hooks = _make_callbacks(callbacks, folder, gradient_norms)
     if output_dir is not None:
@@ -341,11 +341,8 @@ def _start_folder(
     """Writes `run.json`, and removes the log of a run that left no checkpoint."""
     (folder / "log.csv").unlink(missing_ok=True)
     backend = keras.backend.backend()
-    versions = {
-        "python": platform.python_version(),
-        "keras": keras.__version__,
-        backend: importlib.metadata.version(backend),
-    }
+    versions = {"python": platform.python_version(), "keras": keras.__version__}
+    versions[backend] = importlib.metadata.version(backend)
     about = {
         "source": str(data) if isinstance(data, str | os.PathLike) else None,
         "images": examples.images.shape,

@@ -22,12 +22,8 @@ def sizes(gradients):
 def test_norms_are_unscaled(policy, eagerly, points):
     keras.config.set_dtype_policy(policy)
     # The same arithmetic, with the loss scaled by hand.
-    scaled = norms(
-        alike(regression),
-        keras.optimizers.SGD(0.01 / 256),
-        lambda y, outputs: 256 * mse(y, outputs),
-        batches(points),
-    )
+    sgd = keras.optimizers.SGD(0.01 / 256)
+    scaled = norms(alike(regression), sgd, lambda *x: 256 * mse(*x), batches(points))
     optimizer = keras.optimizers.SGD(0.01, loss_scale_factor=256.0)
     if policy == "mixed_float16":
         inner = keras.optimizers.SGD(0.01)
@@ -65,11 +61,8 @@ def test_norms_before_and_after_clipping(argument, clip, points):
     before = sizes(taken)
     after = sizes(clip(g, np.sqrt(np.square(before).sum())) for g in taken)
     assert not np.allclose(before, after)
-    model, given, applied = (
-        alike(regression),
-        GradientNorms(),
-        GradientNorms(applied=True),
-    )
+    given, applied = GradientNorms(), GradientNorms(applied=True)
+    model = alike(regression)
     model.compile(keras.optimizers.SGD(0.01, **argument), "mse")
     fit(model, points, given, applied)
     np.testing.assert_allclose(recorded(given)[0], before, rtol=1e-5)

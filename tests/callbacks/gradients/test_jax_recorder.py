@@ -1,11 +1,9 @@
 """Tests of distributions, which only the JAX backend has."""
 
-import subprocess
-import sys
-
 import keras
 import numpy as np
 import pytest
+from paths import HELPERS, run_python
 from references import LOSS, alike, fit
 
 from zoo.callbacks import GradientNorms
@@ -38,13 +36,13 @@ np.testing.assert_allclose(recorded(gradients), expected, rtol=1e-5)
 """
 
 
-def test_data_parallelism_records_the_gradient_of_the_whole_batch(pytestconfig):
+def test_data_parallelism_records_the_gradient_of_the_whole_batch():
     environment = {
         "KERAS_BACKEND": "jax",
         "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
-        "PYTHONPATH": str(pytestconfig.rootpath / "tests" / "helpers"),
+        "PYTHONPATH": str(HELPERS),
     }
-    subprocess.run([sys.executable, "-c", PROGRAM], env=environment, check=True)
+    run_python("-c", PROGRAM, env=environment)
 
 
 def built():

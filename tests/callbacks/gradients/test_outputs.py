@@ -115,9 +115,8 @@ model.fit(x, x, batch_size=8, callbacks=[GradientNorms(csv=sys.argv[1]), Interru
 
 def test_an_interrupted_program_leaves_the_rows_in_the_file(tmp_path):
     path = tmp_path / "norms.csv"
-    process = subprocess.run(
-        [sys.executable, "-c", PROGRAM, path], capture_output=True, text=True
-    )
+    command = [sys.executable, "-c", PROGRAM, path]
+    process = subprocess.run(command, capture_output=True, text=True)
     assert "KeyboardInterrupt" in process.stderr
     np.testing.assert_array_equal(pd.read_csv(path)["step"], range(4))
 
@@ -240,7 +239,6 @@ def test_tensorboard_needs_no_matplotlib_and_no_zero_or_infinite_norm(
 @pytest.mark.parametrize("package", ["tensorflow", "tensorboard"])
 def test_tensorboard_needs_its_packages(package, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(
-        ImportError, match=r"pip install .*\[tensorboard\]`\. Received: "
-    ):
+    message = r"pip install .*\[tensorboard\]`\. Received: "
+    with pytest.raises(ImportError, match=message):
         GradientNorms(log_dir=tmp_path)

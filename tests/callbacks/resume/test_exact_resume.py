@@ -3,25 +3,19 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 
 import keras
 import numpy as np
 import pytest
 from killed_runs import StopAt, StoppedError, fit, fit_small, results, small
-from paths import HELPERS
+from paths import HELPERS, run_python
 
 from zoo.callbacks import ExactResume, GradientNorms, ShuffledBatches
 
 # Half of the kills wait for a save, so that about ten hit an unfinished file.
 KILLS = 20
-SETTINGS = [
-    {},
-    {"save_freq": "epoch"},
-    {"jit_compile": True},
-    {"steps_per_execution": 3, "save_freq": 2},
-]
+SETTINGS = [{}, {"save_freq": "epoch"}, {"jit_compile": True}]
+SETTINGS += [{"steps_per_execution": 3, "save_freq": 2}]
 
 
 @pytest.mark.endurance
@@ -49,12 +43,8 @@ def test_a_stopped_run_ends_as_if_it_were_not(settings, tmp_path):
 
 @pytest.mark.endurance
 def test_killed_at_any_moment(tmp_path):
-    program = HELPERS / "killed_runs.py"
-    process = subprocess.run(
-        [sys.executable, program, tmp_path, str(KILLS)], capture_output=True, text=True
-    )
-    assert process.returncode == 0, process.stderr
-    counts = json.loads(process.stdout.splitlines()[-1])
+    output = run_python(HELPERS / "killed_runs.py", tmp_path, KILLS)
+    counts = json.loads(output.splitlines()[-1])
     assert counts["killed"] == KILLS
     assert counts["during_a_save"] >= KILLS / 5
     expected = json.loads((tmp_path / "whole" / "results.json").read_text("utf-8"))

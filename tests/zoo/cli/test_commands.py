@@ -191,9 +191,8 @@ def test_recipe_prints_a_recipe_that_can_be_used(run, tmp_path):
 
 def test_predict_equals_the_model(run, digits, tmp_path):
     file = save(tmp_path / "digit.png", digits[0][4])
-    _, output, _ = run(
-        "predict", file, "--weights", "lenet5.mnist", "--top", 10, "--json"
-    )
+    words = ["predict", file, "--weights", "lenet5.mnist", "--top", 10]
+    _, output, _ = run(*words, "--json")
     [answer] = json.loads(output)
     found = {answer["label"]: answer["probability"], **answer["runner_up"]}
     expected = zoo.LeNet5(weights="mnist").predict(digits[0][4:5], verbose=0)[0]

@@ -44,14 +44,15 @@ def test_flip_mirrors_about_half_of_the_images():
     assert 150 < sum(mirrored) < 250
 
 
-def displacements(**amounts):
-    """Returns by how many pixels a bright point at row 14, column 24 moves."""
-    x = np.zeros((500, 29, 29, 1), "uint8")
-    x[:, 14, 24] = 200
+def displacements(size=29, column=24, **amounts):
+    """Returns by how many pixels a bright point in the middle row moves."""
+    x, row = np.zeros((500, size, size, 1), "uint8"), size // 2
+    x[:, row, column] = 255
     result = distort(x, np.random.default_rng(0), **amounts)[..., 0]
+    result = result[result.sum((1, 2)) > 30]
     total = result.sum((1, 2))
-    dy = (result.sum(2) * (np.arange(29) - 14)).sum(1) / total
-    dx = (result.sum(1) * (np.arange(29) - 24)).sum(1) / total
+    dy = (result.sum(2) * (np.arange(size) - row)).sum(1) / total
+    dx = (result.sum(1) * (np.arange(size) - column)).sum(1) / total
     return dy, dx
 
 
@@ -71,14 +72,9 @@ def test_rotation_turns_about_the_center_by_at_most_its_amount():
 
 def test_elastic_field_has_simards_strength():
     """Uniform noise through a Gaussian of deviation s has deviation a/sqrt(12 pi) s."""
-    x = np.zeros((300, 57, 57, 1), "uint8")
-    x[:, 28, 28] = 255
-    result = distort(x, np.random.default_rng(0), elastic=34)[..., 0]
-    seen = result.sum((1, 2)) > 30
-    rows = (result.sum(2) * (np.arange(57) - 28)).sum(1)[seen]
-    rows = rows / result.sum((1, 2))[seen]
+    dy, _ = displacements(size=57, column=28, elastic=34)
     expected = 34 / np.sqrt(3) / (2 * np.sqrt(np.pi) * 4)
-    assert np.std(rows) == pytest.approx(expected, rel=0.15)
+    assert np.std(dy) == pytest.approx(expected, rel=0.15)
 
 
 def test_erasing_sets_one_rectangle_to_zero_in_a_share_of_the_images():

@@ -10,12 +10,7 @@ from dataset_checks import equal, sorted_hashes
 
 from zoo.data import preparation
 from zoo.data.catalog import DatasetUnavailableError
-from zoo.data.datasets import (
-    dataset_info,
-    list_datasets,
-    load_dataset,
-    prepare_dataset,
-)
+from zoo.data.datasets import dataset_info, list_datasets, load_dataset, prepare_dataset
 
 
 def test_prepared_datasets_are_listed(prepared_data_dir, tmp_path):
@@ -45,9 +40,8 @@ def test_the_default_data_dir_is_that_of_tfds(
     assert file == tmp_path / "elsewhere" / "tiny_flags" / "1.2.0.npz"
     monkeypatch.delenv("TFDS_DATA_DIR")
     monkeypatch.setenv("HOME", str(tmp_path))
-    with pytest.raises(
-        DatasetUnavailableError, match=f"{tmp_path}/tensorflow_datasets "
-    ):
+    message = f"{tmp_path}/tensorflow_datasets "
+    with pytest.raises(DatasetUnavailableError, match=message):
         load_dataset("mnist")
 
 
@@ -81,9 +75,8 @@ def test_wrong_arguments_are_refused_before_the_preparation(monkeypatch):
 
 def test_without_tensorflow_there_are_arrays(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow", None)
-    with pytest.raises(
-        ImportError, match=r"`tf\.data\.Dataset` needs .* not installed"
-    ):
+    message = r"`tf\.data\.Dataset` needs .* not installed"
+    with pytest.raises(ImportError, match=message):
         load_dataset("digits-sample", as_="tf.data")
     images, _ = load_dataset("digits-sample")
     assert isinstance(images, np.ndarray)
@@ -130,9 +123,8 @@ def test_pipelines_of_batches_and_of_single_images():
 
 def test_shuffled_pipeline_has_a_new_order_at_each_iteration():
     def pipeline(seed):
-        return load_dataset(
-            "digits-sample", "validation", batch_size=128, shuffle=True, seed=seed
-        )
+        options = {"batch_size": 128, "shuffle": True, "seed": seed}
+        return load_dataset("digits-sample", "validation", **options)
 
     dataset = pipeline(seed=1)
     first, second = iterate(dataset), iterate(dataset)

@@ -28,10 +28,9 @@ def save_images(folder, only=NAMES):
     """Writes the images as files, in a subfolder per class."""
     for number, (image, label) in enumerate(zip(IMAGES, LABELS, strict=True)):
         if NAMES[label] in only:
-            (folder / NAMES[label]).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image[..., 0]).save(
-                folder / NAMES[label] / f"{number:02}.png"
-            )
+            path = folder / NAMES[label] / f"{number:02}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image[..., 0]).save(path)
     return folder
 
 

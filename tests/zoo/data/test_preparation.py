@@ -20,12 +20,7 @@ from tiny_datasets import PREPARE_TINY_FLAGS, SEEDS, tiny_images
 
 from zoo.data import preparation
 from zoo.data.catalog import DESCRIBED, DatasetUnavailableError
-from zoo.data.datasets import (
-    dataset_info,
-    list_datasets,
-    load_dataset,
-    prepare_dataset,
-)
+from zoo.data.datasets import dataset_info, list_datasets, load_dataset, prepare_dataset
 
 
 def is_tiny(examples, seed, start, end):
@@ -38,9 +33,8 @@ def test_images_and_labels_are_those_of_the_official_files(
     name, official_files, prepared_data_dir
 ):
     for split, prefix in ("train+validation", "train"), ("test", "t10k"):
-        images, labels = load_dataset(
-            name, split, as_="numpy", data_dir=prepared_data_dir
-        )
+        options = {"as_": "numpy", "data_dir": prepared_data_dir}
+        images, labels = load_dataset(name, split, **options)
         assert (images.dtype, labels.dtype) == (np.uint8, np.int64)
         expected = read_idx(official_files / name, prefix)
         assert images.shape == expected[0].shape
@@ -119,13 +113,8 @@ def test_a_missing_or_damaged_file_is_named(damage, source_dir, tmp_path):
 
 def test_a_killed_preparation_does_not_count(source_dir, tmp_path, offline):
     name, data_dir, half_way = "tiny_flags", tmp_path / "data", tmp_path / "half-way"
-    process = in_new_process(
-        PREPARE_TINY_FLAGS,
-        source_dir / name,
-        data_dir,
-        TINY_HALF_WAY=str(half_way),
-        TINY_PAUSE_SECONDS="600",
-    )
+    slow = {"TINY_HALF_WAY": str(half_way), "TINY_PAUSE_SECONDS": "600"}
+    process = in_new_process(PREPARE_TINY_FLAGS, source_dir / name, data_dir, **slow)
     while not half_way.exists():
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
@@ -147,17 +136,9 @@ def test_a_killed_preparation_does_not_count(source_dir, tmp_path, offline):
 @pytest.mark.parametrize("first_line", ["", 'sys.modules["fcntl"] = None'])
 def test_two_processes_can_prepare_at_the_same_time(first_line, source_dir, tmp_path):
     data_dir, half_way = tmp_path / "data", tmp_path / "half-way"
-    processes = [
-        in_new_process(
-            first_line + PREPARE_TINY_FLAGS,
-            source_dir / "tiny_flags",
-            data_dir,
-            TINY_HALF_WAY=str(half_way),
-            TINY_PAUSE_SECONDS="2",
-        )
-        for _ in range(2)
-    ]
-    for process in processes:
+    slow = {"TINY_HALF_WAY": str(half_way), "TINY_PAUSE_SECONDS": "2"}
+    command = first_line + PREPARE_TINY_FLAGS, source_dir / "tiny_flags", data_dir
+    for process in [in_new_process(*command, **slow) for _ in range(2)]:
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors
     # The images were generated once: half of train, half of test.
@@ -202,22 +183,16 @@ def test_images_that_cannot_be_written_are_loaded(tiny_flags, tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
-        with pytest.warns(
-            UserWarning, match=f"{tiny_flags} cannot be written"
-        ) as shown:
-            first, second = (
-                load_dataset("tiny_flags", as_="numpy", data_dir=tmp_path)
-                for _ in range(2)
-            )
+        message, options = f"{tiny_flags} cannot be written", {"data_dir": tmp_path}
+        with pytest.warns(UserWarning, match=message) as shown:
+            loaded = [load_dataset("tiny_flags", as_="numpy", **options) for _ in "12"]
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert len(shown) == 1
-    assert equal(first, expected)
-    assert equal(second, expected)
+    assert all(equal(examples, expected) for examples in loaded)
     assert set(tmp_path.rglob("*")) == before
-    assert prepare_dataset("tiny_flags", data_dir=tmp_path) == tmp_path.joinpath(
-        "tiny_flags", "1.2.0"
-    )
+    folder = prepare_dataset("tiny_flags", data_dir=tmp_path)
+    assert folder == tmp_path / "tiny_flags" / "1.2.0"
 
 
 def test_a_full_disk_is_named_and_leaves_nothing(source_dir, tmp_path, monkeypatch):
@@ -290,10 +265,9 @@ def test_without_tfds_the_message_says_what_to_install(
 ):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets.public_api", None)
     expected = r"pip install tensorflow-datasets.*Received: name='tiny_flags'\.$"
+    folder = source_dir / "tiny_flags"
     with pytest.raises(DatasetUnavailableError, match=expected):
-        prepare_dataset(
-            "tiny_flags", source_dir=source_dir / "tiny_flags", data_dir=tmp_path
-        )
+        prepare_dataset("tiny_flags", source_dir=folder, data_dir=tmp_path)
 
 
 def test_the_package_that_tfds_forgets_to_require_is_required():

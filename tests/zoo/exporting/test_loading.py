@@ -1,11 +1,10 @@
 import shutil
-import subprocess
-import sys
 
 import keras
 import numpy as np
 import pytest
 from exports import encode, in_form, lenet, random_pixels, tree, vector
+from paths import run_python
 
 import zoo
 from zoo.exporting.loading import check_exported, load_exported
@@ -18,16 +17,6 @@ def test_the_newest_version(tmp_path, folder):
     (tmp_path / ".unfinished-11").mkdir()
     assert load_exported(tmp_path).path == tmp_path / "10"
     assert load_exported(str(tmp_path / "9")).path == tmp_path / "9"
-
-
-def test_labels(tmp_path):
-    model = vector()
-    model.categories = tuple("abcdefghij")
-    exported = load_exported(export(model, tmp_path))
-    assert exported.labels == model.categories
-    answer = exported(random_pixels(model))
-    labels = [model.categories[class_id] for class_id in answer["class_id"]]
-    assert answer["label"].tolist() == labels
 
 
 @pytest.mark.parametrize(
@@ -104,7 +93,7 @@ def test_importing_takes_neither_keras_nor_tensorflow():
         "import sys; sys.modules['keras'] = sys.modules['tensorflow'] = None\n"
         "import zoo.exporting.loading"
     )
-    subprocess.run([sys.executable, "-c", program], check=True)
+    run_python("-c", program)
 
 
 @pytest.mark.parametrize("name", ["labels.txt", "variables/variables.index"])

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from concurrent import futures
 
@@ -16,10 +15,11 @@ from exports import (
     mixed_precision,
     random_layers,
     random_pixels,
-    softmax,
     vector,
 )
 from keras import layers
+from noise import softmax
+from paths import run_python
 
 import zoo
 from zoo.exporting import runtimes
@@ -228,13 +228,7 @@ def test_loading_takes_no_tensorflow(format, small):
         "from zoo.exporting.loading import load_exported\n"
         "print(load_exported(sys.argv[1])(np.zeros((2, 28, 28, 1)))['label'].shape)\n"
     )
-    process = subprocess.run(
-        [sys.executable, "-c", program, small[0][format]],
-        capture_output=True,
-        text=True,
-    )
-    assert process.returncode == 0, process.stderr
-    assert process.stdout == "(2,)\n"
+    assert run_python("-c", program, small[0][format]) == "(2,)\n"
 
 
 # Errors

@@ -30,34 +30,26 @@ def test_compose_serves_this_folder(tmp_path):
     assert ports == {"8500", "8501"}
 
 
-@pytest.mark.parametrize(
-    ("shape", "shown", "sections"),
-    [
-        (
-            (28, 28, 1),
-            "28, 28, 1",
-            [
-                "`serving_default` and `serving_uint8`: `image`, (n, 28, 28, 1) as",
-                "`serving_bytes`: `image_bytes`, PNG or JPEG files of any size",
-                "`classify`: a `tf.Example` with `image/encoded`",
-            ],
-        ),
-        (
-            (6,),
-            "6",
-            [
-                "`serving_default` and `serving_uint8`: `image`, (n, 6) as",
-                "`classify`: a `tf.Example` with `image`, 6 floats",
-            ],
-        ),
+SECTIONS = {
+    (28, 28, 1): [
+        "`serving_default` and `serving_uint8`: `image`, (n, 28, 28, 1) as",
+        "`serving_bytes`: `image_bytes`, PNG or JPEG files of any size",
+        "`classify`: a `tf.Example` with `image/encoded`",
     ],
-)
-def test_readme_has_a_section_for_each_signature(shape, shown, sections, tmp_path):
+    (6,): [
+        "`serving_default` and `serving_uint8`: `image`, (n, 6) as",
+        "`classify`: a `tf.Example` with `image`, 6 floats",
+    ],
+}
+
+
+@pytest.mark.parametrize(("shape", "sections"), SECTIONS.items())
+def test_readme_has_a_section_for_each_signature(shape, sections, tmp_path):
     readme = written(tmp_path / "small", shape)["README.md"]
     first_line, title, *_ = readme.splitlines()
     assert first_line.encode().startswith(GENERATED)
     assert title == "# small"
-    assert f"images of the shape ({shown}) with" in readme
+    assert f"images of the shape ({', '.join(map(str, shape))}) with" in readme
     _, *received = readme.split("\n### ")
     assert len(received) == len(sections)
     for text, section in zip(received, sections, strict=True):

@@ -22,10 +22,10 @@ from exports import (
     random_layers,
     random_pixels,
     saved,
-    softmax,
     vector,
 )
 from keras import layers
+from noise import softmax
 from tensorflow.core.protobuf import saved_model_pb2
 
 from zoo.exporting.contract import read_contract
@@ -33,9 +33,8 @@ from zoo.exporting.decoding import MAX_IMAGE_PIXELS
 from zoo.exporting.loading import load_exported
 from zoo.exporting.versions import export
 
-SIGNATURES = json.loads(
-    pathlib.Path(__file__).with_name("signatures.json").read_text("utf-8")
-)
+GOLDEN_FILE = pathlib.Path(__file__).with_name("signatures.json")
+SIGNATURES = json.loads(GOLDEN_FILE.read_text("utf-8"))
 
 
 def nested():
@@ -146,9 +145,7 @@ NOISE = np.random.default_rng(1).integers(0, 256, (28, 28), dtype="uint8")
 GRAY_PNG, GRAY_JPEG = encode(NOISE), encode(NOISE, "jpeg")
 WRONG_SHAPE = r"Shape of tensor .*image.* is not compatible with expected shape \[\?,28"
 WRONG_FILE = "`image_bytes` holds a file that is neither a PNG nor a JPEG file"
-TOO_LARGE = (
-    f"a file that is not of 1 to {MAX_IMAGE_PIXELS} pixels, at most 16384 a side"
-)
+TOO_LARGE = f"file that is not of 1 to {MAX_IMAGE_PIXELS} pixels, at most 16384 a side"
 NOT_FINITE = "`image` holds NaN or infinity"
 BAD_REQUESTS = {
     "nan": ("serving_default", np.full((1, 28, 28, 1), np.nan, "f"), NOT_FINITE),

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from exports import ENVIRONMENT, folders, random_pixels, tree, vector
 from keras import layers
+from paths import run_python
 
 import zoo
 from zoo.exporting import versions
@@ -36,19 +37,6 @@ def test_versions_count_up(tmp_path):
     assert load_exported(base).path == base / "12"
     # Another user's server can read them.
     assert (base / "1").stat().st_mode == (base / "notes").stat().st_mode
-
-
-@pytest.mark.parametrize(
-    "labels",
-    [
-        *("0123456789", ["a", "b"], ["a"] * 11, list(range(10)), ["two\nlines"] * 10),
-        *([""] * 10, {str(i) for i in range(10)}, 7),
-    ],
-)
-def test_bad_labels(labels, tmp_path):
-    with pytest.raises(ValueError, match=r"a list of 10 strings .* Received: labels="):
-        export(vector(), tmp_path / "base", labels=labels)
-    assert not (tmp_path / "base").exists()
 
 
 # Models that are no image classifiers
@@ -140,16 +128,23 @@ def test_something_else_than_a_model(model, tmp_path):
 # Versions, formats and folders that are not possible
 
 
-@pytest.mark.parametrize("version", [0, -1, 1.0, "2", True, 2**63, [1]])
-def test_bad_versions(version, tmp_path):
-    with pytest.raises(ValueError, match=r"must be an integer from 1, .*version="):
-        export(vector(), tmp_path / "base", version)
-    assert not (tmp_path / "base").exists()
+BAD_LABELS = [
+    *("0123456789", ["a", "b"], ["a"] * 11, list(range(10)), ["two\nlines"] * 10),
+    *([""] * 10, {str(i) for i in range(10)}, 7),
+]
 
 
-def test_a_bad_format(tmp_path):
-    with pytest.raises(ValueError, match=r"'saved_model', 'onnx'.*format='h5'\."):
-        export(vector(), tmp_path / "base", format="h5")
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        *(("labels", x, "a list of 10 strings") for x in BAD_LABELS),
+        *(("version", x, "from 1, ") for x in (0, -1, 1.0, "2", True, 2**63, [1])),
+        ("format", "h5", "one of 'saved_model', 'onnx'"),
+    ],
+)
+def test_bad_arguments(name, value, message, tmp_path):
+    with pytest.raises(ValueError, match=rf"`{name}` .*{message}.*Received: {name}="):
+        export(vector(), tmp_path / "base", **{name: value})
     assert not (tmp_path / "base").exists()
 
 
@@ -231,13 +226,7 @@ for _ in range(60):
 
 @pytest.mark.endurance
 def test_killed_exports_leave_no_incomplete_version(tmp_path):
-    process = subprocess.run(
-        [sys.executable, "-c", KILLED_EXPORTERS, tmp_path],
-        capture_output=True,
-        text=True,
-        env=ENVIRONMENT,
-    )
-    assert process.returncode == 0, process.stderr
+    run_python("-c", KILLED_EXPORTERS, tmp_path, env=ENVIRONMENT)
     versions = [name for name in folders(tmp_path) if not name.startswith(".")]
     assert 3 < len(versions) < 57
     for version in versions:
@@ -277,9 +266,7 @@ def test_two_exports_at_once_get_two_equal_versions(tmp_path):
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", EXPORTER, tmp_path],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            **dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE),
             text=True,
             env=ENVIRONMENT | {"PYTHONHASHSEED": seed},
         )

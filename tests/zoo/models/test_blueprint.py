@@ -7,7 +7,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from noise import images
+from noise import images, softmax
 from references import gradients
 
 import zoo
@@ -21,11 +21,6 @@ each_model = pytest.mark.parametrize("name", MODELS)
 
 def predict(model, x=None):
     return model.predict(images() if x is None else x, verbose=0)
-
-
-def softmax(logits):
-    exponentials = np.exp(logits)
-    return exponentials / exponentials.sum(-1, keepdims=True)
 
 
 def save_legacy(model, path):
@@ -94,9 +89,8 @@ def test_keras_file_and_config_need_no_custom_objects(name, tmp_path):
     copy = keras.Model.from_config(model.get_config())
     copy.set_weights(model.get_weights())
     for other in (loaded, copy):
-        assert [layer.name for layer in other.layers] == [
-            layer.name for layer in model.layers
-        ]
+        names, others = ([x.name for x in each.layers] for each in (model, other))
+        assert names == others
         np.testing.assert_array_equal(predict(other), predict(model))
 
 
@@ -126,9 +120,8 @@ def test_input_tensor(name):
     inverted = keras.ops.subtract(255, inputs)
     chained = zoo.create(name, input_tensor=inverted)
     chained.set_weights(model.get_weights())
-    np.testing.assert_allclose(
-        predict(chained, 255 - images()), predict(model), atol=1e-6
-    )
+    outputs = predict(chained, 255 - images())
+    np.testing.assert_allclose(outputs, predict(model), atol=1e-6)
     for other in (np.zeros((1, 28, 28, 1)), [1]):
         with pytest.raises(TypeError, match=r"Keras tensor.*Received: input_tensor="):
             zoo.create(name, input_tensor=other)
@@ -198,13 +191,8 @@ def test_feature_extractor_has_the_trained_layers(name):
 def test_architecture_must_agree_with_published_weights(published):
     card = CARDS["deep_mlp"]
     weights = card.id if published == "name" else card.path
-    same = zoo.DeepMLP(
-        [384] * 6,
-        weights=weights,
-        activation=keras.activations.relu,
-        kernel_initializer="zeros",
-        dropout=0.5,
-    )
+    relu, free = keras.activations.relu, {"kernel_initializer": "zeros", "dropout": 0.5}
+    same = zoo.DeepMLP([384] * 6, weights=weights, activation=relu, **free)
     assert same.count_params() == card.parameters
     for other in (
         {"activation": "tanh"},
@@ -250,9 +238,8 @@ def test_architecture_must_agree_with_a_keras_file(include_top, tmp_path):
     ):
         build(**{argument: value}).save(path)
         options = {"weights": path, "include_top": include_top}
-        with pytest.raises(
-            ValueError, match=rf"`{argument}` differs.*Received: {argument}={other!r}"
-        ):
+        message = rf"`{argument}` differs.*Received: {argument}={other!r}"
+        with pytest.raises(ValueError, match=message):
             build(**{argument: other}, **options)
         with pytest.raises(ValueError, match="`include_preprocessing` differs"):
             build(**{argument: value}, **options, include_preprocessing=False)
@@ -318,9 +305,8 @@ def test_input_shape_that_does_not_fit(name, shape):
 
 
 def test_other_input_shapes_that_fit():
-    extractor = zoo.LeNet5(
-        weights="mnist", include_top=False, input_shape=(None, None, 1)
-    )
+    options = {"include_top": False, "input_shape": (None, None, 1)}
+    extractor = zoo.LeNet5(weights="mnist", **options)
     assert predict(extractor, np.zeros((1, 64, 40, 1))).shape[1:3] == (14, 8)
     flat = zoo.ShallowMLP(weights="mnist", input_shape=(784,))
     expected = predict(zoo.ShallowMLP(weights="mnist"))

@@ -20,10 +20,8 @@ def test_listing():
         for model in zoo.list_models()
         for dataset in ("fashion_mnist", "mnist")
     ]
-    assert {card.model for card in zoo.list_weights("*mlp", "mnist")} == {
-        "shallow_mlp",
-        "deep_mlp",
-    }
+    of_mlps = {card.model for card in zoo.list_weights("*mlp", "mnist")}
+    assert of_mlps == {"shallow_mlp", "deep_mlp"}
 
 
 def test_every_builder_is_public():
@@ -52,9 +50,8 @@ def test_names():
     for name in ("lenet5.", "lenet5.minst"):
         with pytest.raises(ValueError, match="Unknown weights for 'lenet5'"):
             zoo.create(name)
-    with pytest.raises(
-        ValueError, match=r"Did you mean 'lenet5'\?.*Received: name='lenet'"
-    ):
+    message = r"Did you mean 'lenet5'\?.*Received: name='lenet'"
+    with pytest.raises(ValueError, match=message):
         zoo.create("lenet")
     with pytest.raises(ValueError, match="Unknown model"):
         zoo.get_weights("lenet", "mnist")
@@ -75,12 +72,3 @@ def test_the_defaults_of_a_builder_are_the_architecture_of_its_weights(card):
 
     builder = registry.builder(card.model)
     assert layers(builder(weights=card)) == layers(builder())
-
-
-def test_default_arguments_leave_out_what_acts_in_training_alone():
-    assert registry.default_arguments("deep_mlp") == {
-        "hidden_units": (384,) * 6,
-        "activation": "relu",
-        "normalization": "batch",
-        "residual": True,
-    }

@@ -15,13 +15,10 @@ from zoo.models import weights as weights_lib
 from zoo.training.publishing import golden_images
 from zoo.training.recipes import load_recipe
 
-SCHEMA = json.loads(
-    pathlib.Path(__file__).with_name("card.schema.json").read_text("utf-8")
-)
+SCHEMA_FILE = pathlib.Path(__file__).with_name("card.schema.json")
+SCHEMA = json.loads(SCHEMA_FILE.read_text("utf-8"))
 
-each_card = pytest.mark.parametrize(
-    "card", zoo.list_weights(), ids=lambda card: card.id
-)
+each_card = pytest.mark.parametrize("card", zoo.list_weights(), ids=lambda x: x.id)
 
 
 @each_card
@@ -96,9 +93,8 @@ def test_a_file_in_the_working_directory_never_shadows_a_name(tmp_path, monkeypa
 def test_weights_of_another_model():
     foreign = zoo.get_weights("deep_mlp", "mnist")
     for weights in (foreign, "deep_mlp.mnist", "deep_mlp.mnist.v1"):
-        with pytest.raises(
-            ValueError, match=r"zoo.create\('deep_mlp', weights='mnist'\)"
-        ):
+        message = r"zoo.create\('deep_mlp', weights='mnist'\)"
+        with pytest.raises(ValueError, match=message):
             zoo.LeNet5(weights=weights)
 
 
@@ -136,9 +132,8 @@ def test_damaged_file_is_refused_with_both_checksums(damage, tmp_path, monkeypat
         content = b""
     path.write_bytes(content)
     card = zoo.get_weights("lenet5", "mnist")
-    with pytest.raises(
-        ValueError, match=rf"Expected: {card.bytes} bytes with sha256 {card.sha256}"
-    ) as raised:
+    message = rf"Expected: {card.bytes} bytes with sha256 {card.sha256}"
+    with pytest.raises(ValueError, match=message) as raised:
         zoo.LeNet5(weights="mnist")
     assert f"Received: {len(content)} bytes with sha256" in str(raised.value)
     assert zoo.ShallowMLP(weights="mnist")

@@ -4,8 +4,6 @@ import http.server
 import itertools
 import json
 import socket
-import subprocess
-import sys
 import threading
 import types
 from concurrent import futures
@@ -14,6 +12,7 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
+from paths import run_python
 from served_images import FILES, PIXELS, check_answer
 from serving_fixtures import ENVIRONMENT
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
@@ -41,15 +40,9 @@ def test_predict(client, expected, tmp_path, monkeypatch):
     paths = [tmp_path / f"{number}.png" for number in range(len(FILES))]
     for path, file in zip(paths, FILES, strict=True):
         path.write_bytes(file)
-    for images in (
-        PIXELS,
-        PIXELS.astype("float64"),
-        PIXELS.astype("float32").tolist(),
-        FILES,
-        paths,
-        tuple(map(str, paths)),
-        [f"~/{path.name}" for path in paths],
-    ):
+    arrays = PIXELS, PIXELS.astype("float64"), PIXELS.astype("float32").tolist()
+    files = FILES, paths, tuple(map(str, paths)), [f"~/{path.name}" for path in paths]
+    for images in (*arrays, *files):
         answer = client.predict(images)
         check_answer(answer, expected)
         assert answer["probabilities"].dtype == np.float32
@@ -108,14 +101,8 @@ Client(grpc, model).predict(images)
 
 
 def test_imports_neither_keras_nor_tensorflow(serving):
-    urls = [serving.rest_url, f"grpc://{serving.grpc_url}"]
-    process = subprocess.run(
-        [sys.executable, "-c", NEITHER_KERAS_NOR_TENSORFLOW, *urls, serving.model],
-        capture_output=True,
-        text=True,
-        env=ENVIRONMENT,
-    )
-    assert process.returncode == 0, process.stderr
+    arguments = [serving.rest_url, f"grpc://{serving.grpc_url}", serving.model]
+    run_python("-c", NEITHER_KERAS_NOR_TENSORFLOW, *arguments, env=ENVIRONMENT)
 
 
 # Arguments
@@ -154,12 +141,8 @@ def test_numbers_are_integers(url, name, value):
 
 # Servers that fail
 
-HTTP_CODES = {
-    "INTERNAL": 500,
-    "INVALID_ARGUMENT": 400,
-    "RESOURCE_EXHAUSTED": 429,
-    "UNAVAILABLE": 503,
-}
+HTTP_CODES = {"INTERNAL": 500, "INVALID_ARGUMENT": 400}
+HTTP_CODES |= {"RESOURCE_EXHAUSTED": 429, "UNAVAILABLE": 503}
 ANSWER = {"probabilities": [[0.5, 0.5]], "class_id": [1], "label": ["one"]}
 
 
@@ -167,11 +150,8 @@ ANSWER = {"probabilities": [[0.5, 0.5]], "class_id": [1], "label": ["one"]}
 def clock(monkeypatch):
     """Replaces `time` and `random` in the client: pauses are maximal and not real."""
     pauses = []
-    clock = types.SimpleNamespace(
-        pauses=pauses,
-        sleep=pauses.append,
-        uniform=lambda _, high: high,
-    )
+    clock = types.SimpleNamespace(pauses=pauses, sleep=pauses.append)
+    clock.uniform = lambda _, high: high
     monkeypatch.setattr(client_module, "time", clock)
     monkeypatch.setattr(client_module, "random", clock)
     return clock

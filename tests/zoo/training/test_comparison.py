@@ -8,14 +8,8 @@ from zoo.training.comparison import _interval
 
 
 def test_models_are_trained_by_one_recipe_or_taken(tmp_path):
-    own = keras.Sequential(
-        [
-            keras.layers.Rescaling(1 / 255),
-            keras.layers.Flatten(),
-            keras.layers.Dense(10),
-        ],
-        name="own",
-    )
+    scaled = [keras.layers.Rescaling(1 / 255), keras.layers.Flatten()]
+    own = keras.Sequential([*scaled, keras.layers.Dense(10)], name="own")
     recipe = zoo.Recipe("shallow_mlp", "mnist", arguments={"hidden_units": 8})
     report = zoo.train("shallow_mlp", "digits-sample", recipe, epochs=1, verbose=0)
     models = ["shallow_mlp", own, report, "lenet5.mnist"]

@@ -8,6 +8,7 @@ import shutil
 import keras
 import numpy as np
 import pytest
+from exports import tree
 
 import zoo
 from zoo.training import run as training
@@ -78,11 +79,6 @@ def read_log(folder, name="log.csv"):
     return list(csv.DictReader((folder / name).read_text("utf-8").splitlines()))
 
 
-def contents(folder):
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder): path.read_bytes() for path in files}
-
-
 class Crash(keras.callbacks.Callback):
     """Interrupts training in the middle of the second epoch."""
 
@@ -139,7 +135,7 @@ def test_an_error_before_the_first_step_is_shown(tmp_path, monkeypatch):
 
 def test_a_finished_run_is_not_changed_by_another(tmp_path, monkeypatch):
     train(output_dir=tmp_path, epochs=1)
-    before = contents(tmp_path)
+    before = tree(tmp_path)
     with pytest.raises(FileExistsError, match="resume=True"):
         train(output_dir=tmp_path, epochs=1)
     with pytest.raises(ValueError, match="belongs to another run"):
@@ -155,15 +151,14 @@ def test_a_finished_run_is_not_changed_by_another(tmp_path, monkeypatch):
     monkeypatch.setattr(keras.Model, "save", save_a_part)
     with pytest.raises(KeyboardInterrupt):
         train(output_dir=tmp_path, epochs=1, resume=True)
-    assert contents(tmp_path) == before
+    assert tree(tmp_path) == before
 
 
 def test_own_model_and_arrays(tmp_path):
     images, labels = zoo.load_dataset("digits-sample", "train", as_="numpy")
     layers = keras.layers
-    model = keras.Sequential(
-        [layers.Rescaling(1 / 255), layers.Flatten(), layers.Dense(10)]
-    )
+    scaled = [layers.Rescaling(1 / 255), layers.Flatten()]
+    model = keras.Sequential([*scaled, layers.Dense(10)])
     report = zoo.train(
         model,
         (images[:3000], labels[:3000]),
