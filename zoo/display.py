@@ -12,6 +12,8 @@ def as_text(value: Any) -> str:
         return ", ".join(map(as_text, value))
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if value is None:
+        return ""
     if isinstance(value, float):
         return f"{value:.4g}"
     return f"{value:,}" if isinstance(value, int) else str(value)

@@ -12,10 +12,18 @@ import numpy as np
 from zoo.data.catalog import DESCRIBED, PathLike
 from zoo.data.datasets import dataset_info, load_dataset
 from zoo.data.images import find_images, read_image
+from zoo.errors import check_argument
 from zoo.files import expand
 
 ArrayPair = tuple[np.ndarray, np.ndarray]  # `(images, labels)`
 Data = Any  # the argument `data`, which `zoo.train` describes
+
+# The splits, and the names of their folders and arrays.
+SPLITS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "val", "valid"),
+    "test": ("test", "testing"),
+}
 
 
 class MissingSplitError(ValueError):
@@ -69,37 +77,62 @@ def load_examples(
         ValueError: If `data` has another form, or no such split.
     """
     path = find_path(data)
-    if path is not None and path.is_dir():
-        return _read_folder(path, split, shape, form)
-    if path is not None:
-        return _read_npz(path, split)
-    if isinstance(data, str):
+    if isinstance(data, str) and path is None:
         info = dataset_info(data)
         images, labels = load_dataset(data, split, as_="numpy", data_dir=data_dir)
         return LabeledImages(images, labels, info.classes, info.normalization)
-    arrays = data if isinstance(data, tuple | list) else _collect(data)
-    names = getattr(data, "class_names", None)  # of `image_dataset_from_directory`
-    return LabeledImages(*check_examples(arrays), names and tuple(names))
+    is_split = set(split.split("+")) <= SPLITS.keys()
+    check_argument(is_split, "split", split, f"one of {[*SPLITS]}, or 'A+B'")
+    if path is not None and path.is_dir():
+        examples = _read_folder(path, split, shape, form)
+    elif path is not None:
+        examples = _read_npz(path, split)
+    else:
+        arrays = data if isinstance(data, tuple | list) else _collect(data)
+        examples = _name_classes(*check_examples(arrays), _find_names(data))
+    if examples.images.ndim == 3 == len(shape):  # Gray images without their channel.
+        return examples._replace(images=examples.images[..., None])
+    return examples
 
 
 def load_training_data(
-    data: Data, split: str, validation_data: Data, **options: Any
+    data: Data,
+    split: str,
+    validation_data: Data,
+    *,
+    known: Sequence[str] | None = None,
+    **options: Any,
 ) -> tuple[LabeledImages, ArrayPair | None]:
-    """Loads images to train on, and those to validate on or `None`."""
+    """Loads images to train on, and those to validate on or `None`.
+
+    If the model knows the labels, they keep their places among those `known`.
+    """
     if split not in ("train", "train+validation"):
         raise ValueError(
             "`split` must be 'train' or 'train+validation': test images are not used "
             f"for training. Received: split={split!r}."
         )
     examples, validation = load_examples(data, split, **options), None
+    if known and set(examples.categories or ()) <= set(known):
+        labels = examples.labels_in(known)
+        examples = examples._replace(labels=labels, categories=tuple(known))
     if validation_data is not None:
-        validation = load_examples(validation_data, "validation", **options)
+        part = "validation" if has_splits(validation_data) else "test"  # or all images
+        validation = load_examples(validation_data, part, **options)
     elif split == "train" and isinstance(data, str | os.PathLike):
         with contextlib.suppress(MissingSplitError):
             validation = load_examples(data, "validation", **options)
     if validation is None:
         return examples, None
     return examples, (validation.images, validation.labels_in(examples.categories))
+
+
+def has_splits(data: Data) -> bool:
+    """Returns `True` if data are a dataset, folder or file with several splits."""
+    path = find_path(data)
+    if path is None:
+        return isinstance(data, str)
+    return bool(_find_splits(path) if path.is_dir() else _find_arrays(_load(path)))
 
 
 def find_path(data: Data) -> Path | None:
@@ -113,7 +146,12 @@ def find_path(data: Data) -> Path | None:
 
 def check_examples(examples: Any) -> ArrayPair:
     """Returns `(images, labels)` as arrays of shapes `(n, ...)` and `(n,)`."""
-    images, labels, *others = map(np.asarray, examples)
+    if len(examples) != 2:
+        raise ValueError(
+            "Data must be pairs of images and labels, without sample weights. "
+            f"Received: a tuple of {len(examples)}."
+        )
+    images, labels = map(np.asarray, examples)
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if (
@@ -122,27 +160,45 @@ def check_examples(examples: Any) -> ArrayPair:
         or not 0 < len(images) == len(labels)
         or not np.issubdtype(labels.dtype, np.integer)
         or labels.min() < 0
-        or others
     ):
         raise ValueError(
             "Images and labels must have the shapes (n, ...) and (n,) or (n, 1), with "
-            "integer labels from 0, and no sample weights. Received: images of shape "
-            f"{images.shape}, {labels.dtype} labels of shape {np.shape(examples[1])}"
-            f"{', and more' if others else ''}."
+            f"integer labels from 0. Received: images of shape {images.shape}, "
+            f"{labels.dtype} labels of shape {np.shape(examples[1])}."
         )
     return images, labels
+
+
+def _find_names(data: Any) -> Sequence[str]:
+    """Returns the names that `image_dataset_from_directory` gives to classes."""
+    while data is not None and not hasattr(data, "class_names"):
+        data = getattr(data, "_input_dataset", None)  # before `map`, `prefetch`...
+    return getattr(data, "class_names", ())
+
+
+def _name_classes(
+    images: np.ndarray, labels: np.ndarray, names: Sequence[str]
+) -> LabeledImages:
+    names = tuple(map(str, names))
+    if names and not labels.max() < len(set(names)) == len(names):
+        raise ValueError(
+            "Categories must be different, and one for each class. Received: "
+            f"categories={names} for labels to {labels.max()}."
+        )
+    return LabeledImages(images, labels, names or None)
 
 
 def _collect(data: Any) -> tuple[np.ndarray, ...]:
     """Draws all batches of a `tf.data.Dataset` or a `PyDataset`."""
     batches: list[Any] = []
     if hasattr(data, "as_numpy_iterator") and data.cardinality() != -1:  # endless
-        if data.element_spec[-1].shape.rank == 0:
+        spec = data.element_spec
+        if isinstance(spec, tuple) and spec[-1].shape.rank == 0:
             data = data.batch(1024)
         batches = list(data.as_numpy_iterator())
     elif count := getattr(data, "num_batches", None):
         batches = [data[index] for index in range(count)]
-    if not batches:
+    if not all(isinstance(batch, tuple | list) for batch in batches or [None]):
         raise ValueError(
             "Data must be the name of a dataset, a folder with a subfolder of images "
             "per class, a .npz file, (images, labels), or a finite `tf.data.Dataset` "
@@ -152,28 +208,52 @@ def _collect(data: Any) -> tuple[np.ndarray, ...]:
     return tuple(map(np.concatenate, zip(*batches, strict=True)))
 
 
-def _read_npz(path: Path, split: str) -> LabeledImages:
+def _load(path: Path) -> dict[str, np.ndarray]:
     if path.suffix != ".npz" or not path.is_file():
         raise FileNotFoundError(
             "Data must be a folder with a subfolder of images per class, or a .npz "
             f"file. Received: data={str(path)!r}."
         )
-    with np.load(path) as file:
-        found = [
-            (file[f"x_{part}"], file[f"y_{part}"])
-            for part in split.split("+")
-            if {f"x_{part}", f"y_{part}"} <= file.keys()
-        ]
-        if not found and split != "validation" and {"x", "y"} <= file.keys():
-            found = [(file["x"], file["y"])]
-        if not found:
-            raise MissingSplitError(
-                f"The file needs the arrays x_{split} and y_{split}, or x and y. "
-                f"Received: data={str(path)!r} with {sorted(file)}."
-            )
-        arrays = check_examples([*map(np.concatenate, zip(*found, strict=True))])
-        names = map(str, file["categories"]) if "categories" in file else ()
-        return LabeledImages(*arrays, tuple(names) or None)
+    try:
+        return dict(np.load(path))
+    except Exception as error:  # Damaged bytes can cause any exception.
+        raise ValueError(
+            f"The file cannot be read: {error}. Received: data={str(path)!r}."
+        ) from error
+
+
+def _find_arrays(arrays: dict[str, np.ndarray]) -> dict[str, ArrayPair]:
+    return {
+        split: (arrays[f"x_{name}"], arrays[f"y_{name}"])
+        for split, names in SPLITS.items()
+        for name in names
+        if {f"x_{name}", f"y_{name}"} <= arrays.keys()
+    }
+
+
+def _read_npz(path: Path, split: str) -> LabeledImages:
+    arrays = _load(path)
+    splits = _find_arrays(arrays)
+    found = [splits[part] for part in split.split("+") if part in splits]
+    if not splits and split != "validation" and {"x", "y"} <= arrays.keys():
+        found = [(arrays["x"], arrays["y"])]
+    if not found:
+        raise MissingSplitError(
+            f"The file needs the arrays x_{split} and y_{split}, or x and y. "
+            f"Received: data={str(path)!r} with {sorted(arrays)}."
+        )
+    pair = check_examples([*map(np.concatenate, zip(*found, strict=True))])
+    return _name_classes(*pair, arrays.get("categories", np.empty(0)).tolist())
+
+
+def _find_splits(folder: Path) -> dict[str, Path]:
+    """Finds the folders of splits: those that hold folders themselves."""
+    return {
+        split: path
+        for path in _subfolders(folder)
+        for split, names in SPLITS.items()
+        if path.name.lower() in names and _subfolders(path)
+    }
 
 
 def _read_folder(
@@ -185,13 +265,11 @@ def _read_folder(
             "The files of a folder become images of one size, which the model must "
             f"have. Received: input_shape={shape}."
         )
-    parts = [folder / part for part in ("train", "validation", "test")]
-    parts = [part for part in parts if _subfolders(part)]
-    if not parts and split != "validation":
-        classes = _subfolders(folder)
-    else:
-        chosen = [part for part in parts if part.name in split.split("+")]
-        classes = [path for part in chosen for path in _subfolders(part)]
+    splits = _find_splits(folder)
+    parts = [splits[part] for part in split.split("+") if part in splits]
+    if not splits and split != "validation":
+        parts = [folder]
+    classes = [path for part in parts for path in _subfolders(part)]
     names = tuple(sorted({path.name for path in classes}))
     if len(names) < 2:
         raise MissingSplitError(

@@ -210,8 +210,13 @@ class Blueprint:
                 raise self._misfit(self.card) from error
             raise
         self._compare(read_config(path).get("config", {}), model)
-        if self.card and self.include_top and not self.has_fresh_head:
-            describe_data(model, self.card.categories, self.card.normalization)
+        if self.card:
+            is_known = self.include_top and not self.has_fresh_head
+            # Other layers before the model, or another size, change what it takes.
+            expected = [d for d in self.card.input_shape if d > 1]
+            same_size = [d for d in self.input_shape if d != 1] == expected
+            form = self.card.normalization if same_size and len(preceding) < 2 else None
+            describe_data(model, self.card.categories if is_known else None, form)
 
     def _compare(self, config: dict[str, Any], model: keras.Model) -> None:
         """Compares the architecture with that of a `.keras` file."""

@@ -1,6 +1,7 @@
 """Labels of the classes of a model, and the form of its images."""
 
 import os
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -12,36 +13,57 @@ from zoo.models.weights import card_of
 
 
 def describe_data(
-    model: keras.Model, categories: Sequence[str], normalization: str | None = None
+    model: keras.Model,
+    categories: Sequence[str] | None,
+    normalization: str | None = None,
 ) -> None:
-    """Sets `model.categories` and `model.normalization`; `model.save` keeps them.
+    """Sets `model.categories` and `model.normalization`; files and copies keep them.
 
     Args:
         model: Keras model.
-        categories: Sequence of strings. The label of each class.
+        categories: Sequence of strings. The label of each class, if known.
         normalization: `"mnist"`, `"fashion_mnist"` or `None`. The form into which image
             files are brought for the model (see `zoo.read_images`).
     """
-    model.categories, model.normalization = tuple(categories), normalization
-    build_config = type(model).get_build_config
+    model.categories = tuple(categories) if categories else None
+    model.normalization = normalization
+    kind = type(model)
 
     # Keras writes the build configuration to a `.keras` file, whatever it holds.
     def get_build_config() -> dict[str, Any]:
-        described = {"categories": list(categories), "normalization": normalization}
-        return {**(build_config(model) or {}), **described}
+        categories, normalization = find_data(model)
+        described = {"categories": categories, "normalization": normalization}
+        return {**(kind.get_build_config(model) or {}), **described}
+
+    # `copy.deepcopy` and `pickle` call it.
+    def reduce(protocol: Any) -> tuple[Any, ...]:
+        return _restore, (model.__reduce__(), *find_data(model))
 
     object.__setattr__(model, "get_build_config", get_build_config)
+    object.__setattr__(model, "__reduce_ex__", reduce)
+
+
+def _restore(reduced: tuple[Any, ...], *description: Any) -> keras.Model:
+    model: keras.Model = reduced[0](*reduced[1])
+    describe_data(model, *description)
+    return model
 
 
 def find_data(model: keras.Model) -> tuple[tuple[str, ...] | None, str | None]:
     """Returns the categories and the normalization of a model, or `(None, None)`.
 
-    A copy without these attributes has them if its weights are published ones.
+    A copy without these attributes has them if its weights are published ones, and a
+    model around another model if its inputs and outputs are those of the other.
     """
-    if getattr(model, "categories", None):
-        return tuple(model.categories), getattr(model, "normalization", None)
+    categories = getattr(model, "categories", None)
+    normalization = getattr(model, "normalization", None)
+    if categories or normalization:
+        return tuple(categories) if categories else None, normalization
     if card := card_of(model):
         return card.categories, card.normalization
+    inner = [x for x in model.layers if not isinstance(x, keras.layers.InputLayer)]
+    if len(inner) == 1 and isinstance(inner[0], keras.Model):
+        return find_data(inner[0])
     return None, None
 
 
@@ -53,7 +75,9 @@ def read_images(
     Files are brought into the form of the images that the model was trained on. For the
     weights for MNIST, this is a digit in light ink on black, in the middle of 28x28
     pixels, whatever the size, the colors and the light of the picture are. Images that
-    have this form are not changed. For other models, images are resized.
+    have this form are not changed. For models without this form, images are resized. A
+    model of which nothing is known, such as a copy by `keras.models.clone_model`,
+    causes a warning: set its `categories` and its `normalization`.
 
     Args:
         files: Iterable of paths, or of binary files. Formats that Pillow reads.
@@ -65,6 +89,8 @@ def read_images(
 
     Raises:
         OSError: If a file cannot be read or is no image. The message names it.
+        ValueError: If there are no files, or the model takes no images of one size.
+        TypeError: If `files` is a single path, or `model` is no model.
 
     Example:
 
@@ -74,5 +100,26 @@ def read_images(
     zoo.decode_predictions(model.predict(pixels), model, top=1)
     ```
     """
-    form = None if as_is else find_data(model)[1]
-    return np.stack([read_image(file, model.input_shape[1:], form) for file in files])
+    if not isinstance(model, keras.Model) or isinstance(files, str | os.PathLike):
+        raise TypeError(
+            "`read_images` takes a list of files and a Keras model, such as that of "
+            f"`zoo.load_model`. Received: files={files!r}, model={model!r}."
+        )
+    shape = tuple(getattr(model, "input_shape", ()))[1:]
+    if shape[2:] not in ((), (1,), (3,)) or len(shape) < 2 or None in shape:
+        raise ValueError(
+            "The model must take images of one size, (height, width), with or without "
+            f"1 or 3 channels. Received: model.input_shape={(None, *shape)}."
+        )
+    categories, form = find_data(model)
+    if not as_is and categories is None and form is None:
+        warnings.warn(
+            f"The form of the images of the model {model.name!r} is unknown: files are "
+            'only resized. Set `model.normalization`, e.g. to "mnist", or pass '
+            "`as_is=True`.",
+            stacklevel=2,
+        )
+    images = [read_image(file, shape, None if as_is else form) for file in files]
+    if not images:
+        raise ValueError("`files` must hold at least one file. Received: files=[].")
+    return np.stack(images)

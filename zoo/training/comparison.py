@@ -1,16 +1,19 @@
 """Comparison of models that one recipe trains."""
 
+import contextlib
 import dataclasses
 import math
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
 
 from zoo.data.catalog import PathLike
-from zoo.data.examples import Data
+from zoo.data.examples import Data, has_splits
 from zoo.display import Table
+from zoo.errors import check_argument
 from zoo.models.inspection import count_flops
 from zoo.models.registry import list_models
 from zoo.training.evaluation import evaluate
@@ -32,20 +35,27 @@ def compare(
     """Trains or loads several models and compares them.
 
     Args:
-        models: Sequence. Names of models and Keras models, which are trained; and
-            names of published weights, `.keras` files, folders of runs and `Report`s,
-            which are taken as they are.
+        models: List. Names of models and Keras models, which are trained; and names of
+            published weights, `.keras` files, folders of runs and `Report`s, which are
+            taken as they are.
         data: As in `zoo.train`.
         recipe: As in `zoo.train`, whatever model it was written for: its `arguments`
             are left out for the others. Defaults to that of each model.
-        validation_data: As `data`. To evaluate on. Defaults to a split of `data`.
+        validation_data: As `data`. To evaluate on. Defaults to a split of `data`, which
+            must then have splits.
         split: String. The split to evaluate on. Defaults to `"validation"`.
         data_dir: Path. Folder of the prepared datasets. Defaults to TFDS' folder.
-        **options: Arguments of `zoo.train`, such as `epochs`.
+        **options: Arguments of `zoo.train`, such as `epochs`. In `output_dir`, each
+            model has a folder.
 
     Returns:
-        A list of dicts, displayed as a table: `model`, `parameters`, `flops`,
-        `accuracy`, its 95 % `interval` (Wilson), and the verdict on the `gradients`.
+        A list of dicts, displayed as a table: `model`, `parameters`, `flops` (`None` if
+        `zoo.count_flops` does not know a layer), `accuracy`, its 95 % `interval`
+        (Wilson), and the verdict on the `gradients`.
+
+    Raises:
+        ValueError: If there is nothing to evaluate on. Also raises the errors of
+            `zoo.train`, `zoo.evaluate` and `zoo.load_model`.
 
     Reference: [Wilson, 1927](https://doi.org/10.1080/01621459.1927.10502953)
 
@@ -55,16 +65,29 @@ def compare(
     >>> [row["model"] for row in table]
     ['lenet5', 'lenet5.mnist']
     """
+    check_argument(not isinstance(models, str), "models", models, "a list")
+    if validation_data is None and not has_splits(data):
+        raise ValueError(
+            "There are no images to evaluate on: pass `validation_data`, or data that "
+            f"have splits. Received: data={str(data)[:200]!r}."
+        )
     if recipe is not None and not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe)
     options |= {"validation_data": validation_data, "data_dir": data_dir}
+    tested: dict[str, Any] = {"data_dir": data_dir, "split": split}
+    tested["from_logits"] = options.get("from_logits")
+    if validation_data is not None and not has_splits(validation_data):
+        tested["split"] = "test"  # All images.
     rows = Table()
     for entry in models:
         name, model, verdict = _train_or_load(entry, data, recipe, options)
-        images = data if validation_data is None else validation_data
-        scores = evaluate(model, images, split=split, data_dir=data_dir)
-        row = {"model": name, "parameters": model.count_params()}
-        row |= {"flops": count_flops(model), "accuracy": scores["accuracy"]}
+        scores = evaluate(
+            model, data if validation_data is None else validation_data, **tested
+        )
+        row = {"model": name, "parameters": model.count_params(), "flops": None}
+        with contextlib.suppress(ValueError):  # Of a layer that it does not know.
+            row["flops"] = count_flops(model)
+        row["accuracy"] = scores["accuracy"]
         row["interval"] = _interval(scores["accuracy"], int(scores["images"]))
         rows.append(row | {"gradients": verdict})
     return rows
@@ -80,6 +103,8 @@ def _train_or_load(
         name = getattr(entry, "name", entry)
         if recipe is not None and recipe.model != name:
             recipe = dataclasses.replace(recipe, model=name, arguments={})
+        if options.get("output_dir"):
+            options = {**options, "output_dir": Path(options["output_dir"], name)}
         entry = train(entry, data, recipe, **{"gradient_norms": True, **options})
     norms = entry.gradient_norms
     return entry.model.name, entry.model, norms.diagnose().verdict if norms else ""

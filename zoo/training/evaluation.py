@@ -12,6 +12,12 @@ from zoo.models.inspection import ends_in_softmax, takes_raw_pixels
 from zoo.models.labels import find_data
 
 
+def image_shape(model: keras.Model) -> tuple[Any, ...]:
+    """Returns the shape of the images that a model takes, or else 28x28 gray."""
+    shape = getattr(model, "input_shape", None) if model.built else None
+    return tuple(shape[1:]) if isinstance(shape, tuple) else (28, 28, 1)
+
+
 def evaluate(
     model: keras.Model,
     data: Data,
@@ -52,7 +58,7 @@ def evaluate(
     if from_logits is None:
         from_logits = not ends_in_softmax(model)
     categories, form = find_data(model)
-    shape = model.input_shape[1:] if model.built else (28, 28, 1)
+    shape = image_shape(model)
     examples = load_examples(data, split, data_dir=data_dir, shape=shape, form=form)
     labels = examples.labels_in(categories)
     if takes_raw_pixels(model):
@@ -60,6 +66,11 @@ def evaluate(
     with quiet_tensorflow():
         outputs = model.predict(examples.images, batch_size, verbose)
     outputs = np.asarray(outputs, np.float64)
+    if np.isnan(outputs).any():
+        raise ValueError(
+            "The outputs of the model are NaN for some images. Are its weights finite? "
+            f"Received: model={model.name!r}."
+        )
     if labels.max() >= outputs.shape[-1]:
         raise ValueError(
             f"The model {model.name!r} has {outputs.shape[-1]} classes. Received: "

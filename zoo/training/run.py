@@ -9,6 +9,7 @@ import os
 import pathlib
 import platform
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -26,6 +27,7 @@ from zoo.files import atomic_write
 from zoo.models.inspection import takes_raw_pixels
 from zoo.models.labels import describe_data, find_data
 from zoo.models.registry import check_name, create
+from zoo.training.evaluation import image_shape
 from zoo.training.recipes import Recipe, compile_model, default_recipe, load_recipe
 
 TRAINED = "trained.keras"
@@ -253,8 +255,8 @@ def _image_form(model: str | keras.Model, recipe: Recipe) -> dict[str, Any]:
     """Returns the shape and the normalization of image files for a model."""
     if isinstance(model, str):
         return {"shape": tuple(recipe.arguments.get("input_shape", (28, 28, 1)))}
-    shape = model.input_shape[1:] if model.built else (28, 28, 1)
-    return {"shape": shape, "form": find_data(model)[1]}
+    known, form = find_data(model)
+    return {"shape": image_shape(model), "form": form, "known": known}
 
 
 def _check_augmentation(
@@ -305,14 +307,21 @@ def _build(
         model.build((None, *examples.images.shape[1:]))
     if takes_raw_pixels(model):
         warn_if_scaled(examples.images)
-    outputs = model.output_shape[-1]
+    labels = examples.categories
+    outputs = getattr(model, "output_shape", (len(labels or ()),))[-1]
     if outputs <= examples.labels.max():
         raise ValueError(
             f"The model {model.name!r} has {outputs} classes. Received: data with the "
             f"label {examples.labels.max()}."
         )
-    if examples.categories and len(examples.categories) == outputs:
-        describe_data(model, examples.categories, examples.normalization)
+    if labels and len(labels) == outputs:
+        describe_data(model, labels, examples.normalization)
+    elif labels:
+        warnings.warn(
+            f"The model {model.name!r} has {outputs} classes for {len(labels)} labels, "
+            "and so does not keep them. Build it with a class for each.",
+            stacklevel=3,
+        )
     return model
 
 

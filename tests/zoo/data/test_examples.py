@@ -8,7 +8,12 @@ import pytest
 from PIL import Image
 
 import zoo
-from zoo.data.examples import find_path, load_examples, load_training_data
+from zoo.data.examples import (
+    find_path,
+    has_splits,
+    load_examples,
+    load_training_data,
+)
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (12, 28, 28, 1), "uint8")
 LABELS = np.arange(12) % 3
@@ -80,6 +85,47 @@ def test_splits_are_found(kind, tmp_path):
         load_examples(data, "test")
 
 
+def test_splits_have_other_names_too(tmp_path):
+    for split in ("Training", "val"):
+        save_images(tmp_path / "photos" / split)
+    np.savez(
+        tmp_path / "x.npz", x_train=IMAGES, y_train=LABELS, x_val=IMAGES, y_val=LABELS
+    )
+    for data in (tmp_path / "photos", tmp_path / "x.npz"):
+        assert has_splits(data)
+        examples, validation = load_training_data(data, "train", None)
+        assert len(examples.images) == len(validation[0]) == 12
+    assert not has_splits(save_images(tmp_path / "one"))
+    for data in (tmp_path / "one", (IMAGES, LABELS)):
+        with pytest.raises(ValueError, match="`split` must be one of .*'foo'"):
+            load_examples(data, "foo")
+
+
+def test_gray_images_without_a_channel_get_one():
+    assert load_examples((IMAGES[..., 0], LABELS), "train").images.shape[1:] == (
+        28,
+        28,
+        1,
+    )
+
+
+def test_names_of_a_dataset_outlive_its_transformations(tmp_path):
+    dataset = keras.utils.image_dataset_from_directory(
+        save_images(tmp_path), color_mode="grayscale", image_size=(28, 28), verbose=0
+    )
+    examples = load_examples(dataset.map(lambda x, y: (x, y)).prefetch(1), "train")
+    assert examples.categories == NAMES
+
+
+def test_known_labels_keep_their_places(tmp_path):
+    data = save_images(tmp_path, only=("bee", "cat"))
+    examples, _ = load_training_data(data, "train", None, known=NAMES)
+    assert (set(examples.labels), examples.categories) == ({1, 2}, NAMES)
+    others = ("x", "y")
+    examples, _ = load_training_data(data, "train", None, known=others)
+    assert examples.categories == ("bee", "cat")
+
+
 def test_data_without_splits_are_not_validated_on_what_they_train(tmp_path):
     for form in ("folder", "npz"):
         data = in_form(form, tmp_path)
@@ -115,6 +161,15 @@ def test_a_name_is_never_a_path(tmp_path, monkeypatch):
 
 def test_endless_and_unknown_data_are_refused():
     endless = zoo.load_dataset("digits-sample", batch_size=10).repeat()
-    for data in (endless, 7, None, [1, 2, 3]):
+    dicts = zoo.load_dataset("digits-sample").map(lambda x, y: {"image": x, "label": y})
+    alone = zoo.load_dataset("digits-sample").map(lambda x, y: x)
+    for data in (endless, dicts, alone, 7, None, [1, 2, 3], (IMAGES,)):
         with pytest.raises(ValueError, match="Received: "):
             load_examples(data, "train")
+
+
+@pytest.mark.parametrize("names", [["a"], ["a", "a", "b"], np.array([{}, 1, 2])])
+def test_damaged_files_are_refused(names, tmp_path):
+    np.savez(tmp_path / "x.npz", x=IMAGES, y=LABELS, categories=names)
+    with pytest.raises(ValueError, match="Received: "):
+        load_examples(tmp_path / "x.npz", "train")

@@ -1,6 +1,8 @@
 """Labels and the form of images stay with a model."""
 
 import copy
+import pickle
+import warnings
 
 import keras
 import numpy as np
@@ -46,10 +48,55 @@ def test_a_keras_file_keeps_the_labels_of_any_model(kind, tmp_path):
     assert find_data(plain) == (None, None)
 
 
+@pytest.mark.parametrize(
+    "duplicate", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))]
+)
+def test_copies_of_a_trained_model_have_its_labels(duplicate, tmp_path):
+    model = zoo.LeNet5(weights="mnist")
+    model.layers[-2].set_weights([w + 1 for w in model.layers[-2].get_weights()])
+    model.categories = [f"digit {i}" for i in range(10)]
+    twin = duplicate(duplicate(model))
+    assert find_data(twin) == (tuple(model.categories), "mnist")
+    model.save(tmp_path / "own.keras")
+    assert find_data(zoo.load_model(tmp_path / "own.keras")) == find_data(twin)
+
+
+def test_the_form_of_the_images_stays_where_it_holds():
+    for options in ({"classes": 3}, {"include_top": False}):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert find_data(zoo.LeNet5(weights="mnist", **options)) == (None, "mnist")
+    wrapped = keras.Sequential([keras.Input((28, 28, 1)), zoo.LeNet5(weights="mnist")])
+    assert find_data(wrapped) == (tuple("0123456789"), "mnist")
+    image = keras.Input((64, 64, 1))
+    small = keras.layers.Resizing(28, 28)(image)
+    resized = zoo.LeNet5(weights="mnist", input_tensor=small)
+    assert find_data(resized) == (tuple("0123456789"), None)
+
+
+def test_wrong_arguments_of_read_images(tmp_path):
+    model, file = zoo.LeNet5(weights="mnist"), tmp_path / "x.png"
+    Image.new("L", (50, 40), 200).save(file)
+    unknown = keras.models.clone_model(model)
+    with pytest.warns(UserWarning, match="form of the images of .* is unknown"):
+        zoo.read_images([file], unknown)
+    zoo.read_images([file], unknown, as_is=True)
+    for arguments in ((file, model), ("x.png", model), ([file], "lenet5.mnist")):
+        with pytest.raises(TypeError, match="takes a list of files and a Keras model"):
+            zoo.read_images(*arguments)
+    for shape in ((784,), (28, 28, 4), (None, None, 1)):
+        other = keras.Sequential([keras.Input(shape), keras.layers.Activation("relu")])
+        with pytest.raises(ValueError, match=r"Received: model\.input_shape="):
+            zoo.read_images([file], other)
+    with pytest.raises(ValueError, match="at least one file"):
+        zoo.read_images([], model)
+
+
 def test_images_are_read_for_the_model(tmp_path):
     Image.new("L", (50, 40), 200).save(tmp_path / "x.png")
     files = [tmp_path / "x.png", str(tmp_path / "x.png")]
-    assert zoo.read_images(files, zoo.LeNet5(input_shape=(32, 32, 3))).max() == 200
+    colored = zoo.LeNet5(input_shape=(32, 32, 3))
+    assert zoo.read_images(files, colored, as_is=True).max() == 200
     published = zoo.LeNet5(weights="mnist")
     assert zoo.read_images(files, published).shape == (2, 28, 28, 1)
     assert zoo.read_images(files, published).max() == 0  # blank paper

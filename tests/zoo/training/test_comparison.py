@@ -27,6 +27,23 @@ def test_models_are_trained_by_one_recipe_or_taken(tmp_path):
     assert "<td>lenet5.mnist</td>" in table._repr_html_()
 
 
+def test_what_cannot_be_compared_is_said_before_training(tmp_path):
+    images, labels = zoo.load_dataset("digits-sample", "validation", as_="numpy")
+    with pytest.raises(ValueError, match="no images to evaluate on: pass `valid"):
+        zoo.compare(["lenet5"], (images, labels))
+    with pytest.raises(ValueError, match="`models` must be a list"):
+        zoo.compare("lenet5", "digits-sample")
+    inputs = keras.Input((28, 28, 1))
+    x = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(inputs))
+    x = keras.layers.EinsumDense("ab,bc->ac", 10)(x)
+    own = keras.Model(inputs, keras.layers.Activation("log_softmax")(x), name="own")
+    data = {"validation_data": (images, labels), "output_dir": tmp_path}
+    options = {"epochs": 1, "verbose": 0, "from_logits": True}
+    [row] = zoo.compare([own], (images, labels), **data, **options)
+    assert (row["model"], row["flops"]) == ("own", None)
+    assert (tmp_path / "own" / "trained.keras").is_file()
+
+
 def test_interval_is_that_of_wilson():
     # Newcombe, 1998: 81 of 263 (method 3).
     assert _interval(81 / 263, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)

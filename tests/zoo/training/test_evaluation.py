@@ -36,6 +36,25 @@ def test_scaled_pixels_give_a_warning(examples):
     zoo.evaluate(zoo.ShallowMLP(8, include_preprocessing=False), scaled)
 
 
+def test_outputs_that_are_nan_are_refused(examples):
+    model = zoo.ShallowMLP(8)
+    model.set_weights([w * np.nan for w in model.get_weights()])
+    with pytest.raises(ValueError, match="are NaN for some images"):
+        zoo.evaluate(model, examples)
+
+
+def test_a_subclassed_model_says_what_it_returns(examples):
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.net = zoo.ShallowMLP(8)
+
+        def call(self, x):
+            return self.net(x)
+
+    assert zoo.evaluate(Own(), examples, from_logits=False)["images"] == 1000
+
+
 def test_logits_can_be_declared(examples):
     inputs = keras.Input((28, 28, 1))
     x = keras.layers.Dense(10)(keras.layers.Flatten()(inputs / 255))

@@ -184,6 +184,23 @@ def test_a_recipe_is_for_one_model_and_distortions_are_for_images():
         zoo.train("lenet5", "digits-sample", RECIPE)
 
 
+def test_labels_of_a_published_model_keep_their_places(tmp_path):
+    images, labels = zoo.load_dataset("digits-sample", "train", as_="numpy")
+    some = np.flatnonzero((labels == 3) | (labels == 7))[:40]
+    names = np.array([*"0123456789"])[3::4]
+    np.savez(tmp_path / "x.npz", x=images[some], y=labels[some] // 7, categories=names)
+    recipe = zoo.Recipe(
+        "lenet5", "mnist", epochs=1, optimizer={"name": "SGD", "learning_rate": 1e-5}
+    )
+    model = zoo.LeNet5(weights="mnist")
+    zoo.train(model, tmp_path / "x.npz", recipe, verbose=0)
+    assert zoo.evaluate(model, tmp_path / "x.npz")["accuracy"] > 0.95
+    assert model.categories == tuple("0123456789")
+    five = zoo.LeNet5(classes=5)
+    with pytest.warns(UserWarning, match="5 classes for 2 labels"):
+        zoo.train(five, tmp_path / "x.npz", recipe, verbose=0)
+
+
 def test_validation_data_replace_the_split():
     images, labels = zoo.load_dataset("digits-sample", "validation", as_="numpy")
     report = train(epochs=1, validation_data=(images[:7], labels[:7]))
