@@ -48,9 +48,11 @@ def test_a_keras_file_keeps_the_labels_of_any_model(kind, tmp_path):
     assert find_data(plain) == (None, None)
 
 
-@pytest.mark.parametrize(
-    "duplicate", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))]
-)
+def through_pickle(model):
+    return pickle.loads(pickle.dumps(model))
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, through_pickle])
 def test_copies_of_a_trained_model_have_its_labels(duplicate, tmp_path):
     model = zoo.LeNet5(weights="mnist")
     model.layers[-2].set_weights([w + 1 for w in model.layers[-2].get_weights()])

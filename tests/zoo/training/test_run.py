@@ -189,9 +189,8 @@ def test_labels_of_a_published_model_keep_their_places(tmp_path):
     some = np.flatnonzero((labels == 3) | (labels == 7))[:40]
     names = np.array([*"0123456789"])[3::4]
     np.savez(tmp_path / "x.npz", x=images[some], y=labels[some] // 7, categories=names)
-    recipe = zoo.Recipe(
-        "lenet5", "mnist", epochs=1, optimizer={"name": "SGD", "learning_rate": 1e-5}
-    )
+    slowly = {"name": "SGD", "learning_rate": 1e-5}
+    recipe = zoo.Recipe("lenet5", "mnist", epochs=1, optimizer=slowly)
     model = zoo.LeNet5(weights="mnist")
     zoo.train(model, tmp_path / "x.npz", recipe, verbose=0)
     assert zoo.evaluate(model, tmp_path / "x.npz")["accuracy"] > 0.95
