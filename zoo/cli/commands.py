@@ -183,13 +183,20 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure accuracy and loss, e.g. `zoo evaluate lenet5.mnist`."""
+    from zoo.data.examples import has_splits
     from zoo.training.opening import training_data
 
-    data = data or training_data(target)
+    chosen = data or training_data(target)
     model = open_target(target)
     verbose = 0 if as_json else terminal.progress()
-    scores = zoo.evaluate(model, data, split=split, data_dir=data_dir, verbose=verbose)
-    terminal.show({"model": target, "data": data, "split": split} | scores, as_json)
+    scores = zoo.evaluate(
+        model, chosen, split=split, data_dir=data_dir, verbose=verbose
+    )
+    if not has_splits(chosen):
+        split = "all"
+        if data is None:
+            terminal.complain("The model was trained on these images.", "note")
+    terminal.show({"model": target, "data": chosen, "split": split} | scores, as_json)
 
 
 @app.command()
@@ -197,6 +204,7 @@ def compare(
     models: Annotated[list[str], Argument(help="Models, weights or runs.")],
     data: Data = None,
     recipe: arguments.RecipeName = None,
+    validation_data: Annotated[str | None, Option(help="As --data.")] = None,
     epochs: arguments.Epochs = None,
     split: Annotated[str, Option(help="Images to evaluate on.")] = "validation",
     data_dir: DataDir = None,
@@ -205,7 +213,7 @@ def compare(
     """Train or load several models, and print one table of them."""
     terminal.import_keras()
     options: dict[str, Any] = {"split": split, "epochs": epochs, "data_dir": data_dir}
-    options["verbose"] = terminal.progress()
+    options |= {"verbose": terminal.progress(), "validation_data": validation_data}
     terminal.show(zoo.compare(models, data or "mnist", recipe, **options), as_json)
 
 

@@ -162,6 +162,13 @@ def test_a_folder_of_images_becomes_a_model_that_serves(run, tmp_path):
     assert "runs/lenet5.squares/trained.keras" in output
     _, output, errors = run("evaluate", "runs/lenet5.squares", "--split", "train")
     assert "squares" in output, errors
+    _, output, errors = run(
+        "evaluate", "runs/lenet5.squares", "--data", "squares/train"
+    )
+    assert "all" in output, errors
+    words = ["squares/train", "--validation-data", "squares/validation", *words[2:]]
+    code, output, errors = run("compare", "lenet5", "--data", *words, "--json")
+    assert (code, json.loads(output)[0]["accuracy"]) == (0, 1), errors
     words = ["--weights", "runs/lenet5.squares", "--json"]
     _, output, _ = run("predict", "squares/train/red/20.png", *words)
     assert json.loads(output)[0]["label"] == "red"
