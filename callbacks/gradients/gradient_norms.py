@@ -154,7 +154,8 @@ class GradientNorms(keras.callbacks.Callback):
         if self.logs:
             outputs.warn_if_behind(self)
         if self.csv is not None:
-            open(self.csv, "a").close()  # A path that cannot be written fails now.
+            # A path that cannot be written fails now.
+            open(os.path.expanduser(self.csv), "a").close()
         self._fit_begins_at = self._epoch_begins_at = self._read().end
         self._is_training = True
         outputs.unwritten.add(self)
@@ -371,6 +372,10 @@ class GradientNorms(keras.callbacks.Callback):
         from .plotting import plot_profile
 
         return plot_profile(self._read(), steps)
+
+    def __repr__(self) -> str:
+        record = vars(self).get("_record") or Record()
+        return f"<GradientNorms of {record.model!r}: {record.end:,} rows read>"
 
     def __str__(self) -> str:
         with contextlib.suppress(Exception):  # Compiled code, for one, cannot read.

@@ -42,7 +42,8 @@ def to_dict(record: Record, variables: bool) -> dict[str, np.ndarray[Any, Any]]:
 
 def write_csv(path: Path, columns: dict[str, Any], append: bool = False) -> None:
     """Writes columns to a file; with `append`, only their rows."""
-    with open(path, "a" if append else "w", newline="") as file:
+    path, mode = os.path.expanduser(path), "a" if append else "w"
+    with open(path, mode, newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         if not append:
             writer.writerow(columns)
@@ -100,7 +101,7 @@ class TensorBoardOutput:
         import tensorflow as tf
 
         self.summary, self.decode_png = tf.summary, tf.io.decode_png
-        self.folder = os.path.join(log_dir, "gradients")
+        self.folder = os.path.join(os.path.expanduser(log_dir), "gradients")
         self.update_freq = update_freq
         self.written = written
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import numbers
 import os
 import signal
 import threading
@@ -81,7 +82,8 @@ class ExactResume(keras.callbacks.Callback):
         description: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if save_freq != "epoch" and not (isinstance(save_freq, int) and save_freq >= 1):
+        is_integer = isinstance(save_freq, numbers.Integral) and save_freq is not True
+        if save_freq != "epoch" and not (is_integer and int(save_freq) >= 1):
             raise ValueError(
                 '`save_freq` must be "epoch" or a positive integer. '
                 f"Received: save_freq={save_freq!r}."
@@ -92,11 +94,11 @@ class ExactResume(keras.callbacks.Callback):
                     "A CSVLogger must be created with `append=True` to be resumed. "
                     "Received: append=False."
                 )
-        self.directory = os.fspath(directory)
+        self.directory = os.path.expanduser(directory)
         self.save_freq = save_freq
         self.data = data
         self.description = description or {}
-        self._checkpoints = CheckpointFolder(directory)
+        self._checkpoints = CheckpointFolder(self.directory)
         self._callback_states = CallbackStates(callbacks)
         self._signal: int | None = None
 
@@ -180,7 +182,7 @@ class ExactResume(keras.callbacks.Callback):
             # torch also draws from them when it starts to iterate over data.
             _set_torch_generators(self._generators)
             self._resumed = None
-        is_due = isinstance(self.save_freq, int) and (
+        is_due = not isinstance(self.save_freq, str) and (
             batch // self.save_freq > self._batch // self.save_freq
         )
         if is_due or (self._signal and not has_peers(self._model)):

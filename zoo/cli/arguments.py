@@ -32,7 +32,7 @@ FILE: dict[str, Any] = {"exists": True, "dir_okay": False}
 FOLDER: dict[str, Any] = {"exists": True, "file_okay": False}
 
 Model = Annotated[str, Argument(help="Name, e.g. lenet5.", callback=check_name)]
-_TARGET = "Weights (lenet5.mnist), the folder of a run, or a .keras file."
+_TARGET = "Weights (lenet5.mnist), the folder of a run, or a .keras or .h5 file."
 Target = Annotated[str, Argument(help=_TARGET, callback=check_name)]
 WeightsName = Annotated[str, Option(help=_TARGET, callback=check_name)]
 Data = Annotated[

@@ -7,6 +7,7 @@ Keras and TensorFlow are imported only by the commands that need them, so that
 import dataclasses
 import inspect
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -66,7 +67,10 @@ def list_(
         word, known = pattern, zoo.list_models()
         if zoo.list_models(pattern):
             word, known = weights, sorted({card.dataset for card in zoo.list_weights()})
-        raise typer.BadParameter(f"Nothing matches {word!r}. {suggest(word, known)}")
+        hint = suggest(word, known)
+        if sum(word in name for name in known) > 1:
+            hint = f"Did you mean '*{word}*'? {suggest('', known)}"
+        raise typer.BadParameter(f"Nothing matches {word!r}. {hint}")
     terminal.show(rows, as_json)
 
 
@@ -77,7 +81,7 @@ def info(target: Target, as_json: Json = False) -> None:
 
     if opening.is_target_path(target):
         description: dict[str, Any] = {"file": str(opening.trained_file(target))}
-        description |= opening.read_run(target)
+        description |= opening.read_run(target) or describe(open_target(target))
     elif target in zoo.list_models():
         from zoo.models.registry import builder
 
@@ -234,6 +238,7 @@ def predict(
     import numpy as np
 
     from zoo.data.images import draw_images, find_images
+    from zoo.models.labels import find_data
 
     files: dict[Path, None] = {}
     failed = 0
@@ -250,6 +255,9 @@ def predict(
     if not files:
         raise typer.Exit(1)
     model = open_target(weights)
+    labels = labels_of(model)
+    # Of an unknown model, the form of the images is unknown, too.
+    as_is = as_is or find_data(model) == (None, None)
     pixels = {}
     for file in files:
         try:
@@ -260,7 +268,7 @@ def predict(
     rows = []
     if pixels:
         outputs = model.predict(np.stack([*pixels.values()]), verbose=0)
-        decoded = zoo.decode_predictions(outputs, model, top)
+        decoded = zoo.decode_predictions(outputs, labels, top)
         for file, (best, *rest) in zip(pixels, decoded, strict=True):
             row = {"file": str(file), "label": best[0], "probability": best[1]}
             rows.append(row | {"runner_up": dict(rest)})
@@ -328,7 +336,7 @@ def publish(
 @app.command()
 def recipe(name: Annotated[str, Argument(help="Weights, e.g. lenet5.mnist.")]) -> None:
     """Print the recipe of published weights, e.g. to write one of your own."""
-    from zoo.training.recipes import recipe_path
+    from zoo.models.registry import recipe_path
 
     print(recipe_path(name).read_text("utf-8"), end="")
 
@@ -353,3 +361,22 @@ def open_target(target: str) -> "keras.Model":
     """Calls `zoo.load_model` after an import of Keras without start-up messages."""
     terminal.import_keras()
     return zoo.load_model(target)
+
+
+def labels_of(model: "keras.Model") -> Sequence[str]:
+    """Returns the labels of a model's classes, or their numbers, with a warning."""
+    from zoo.models.labels import find_data
+
+    labels, _ = find_data(model)
+    if labels is None:
+        message = "The model does not know the labels of its classes: they are shown as"
+        terminal.complain(f"{message} '0', '1', ...", "warning")
+        labels = tuple(map(str, range(model.output_shape[-1])))
+    return labels
+
+
+def describe(model: "keras.Model") -> dict[str, Any]:
+    """Returns what `zoo info` prints of a model that is neither published nor a run."""
+    fields = ("name", "input_shape", "categories", "normalization")
+    found = {field: getattr(model, field, None) for field in fields}
+    return found | {"parameters": model.count_params() if model.built else None}

@@ -59,6 +59,11 @@ def import_keras() -> None:
         with open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), 2)
             import keras  # noqa: F401
+    except ModuleNotFoundError as error:
+        if str(error.name).partition(".")[0] in ("tensorflow", "jax", "torch"):
+            backends = "tensorflow, jax or torch"
+            error.msg += f". Install it, or set KERAS_BACKEND to {backends}."
+        raise
     finally:
         os.dup2(terminal, 2)
         os.close(terminal)

@@ -3,11 +3,14 @@
 import fnmatch
 import inspect
 import itertools
+import pathlib
 import pkgutil
 from typing import TYPE_CHECKING, Any
 
+from zoo.data.catalog import PathLike
 from zoo.errors import suggest
-from zoo.models.weights import Weights, find, published
+from zoo.files import expand
+from zoo.models.weights import PUBLISHED, Weights, find, is_path, published
 
 if TYPE_CHECKING:
     import keras
@@ -148,3 +151,10 @@ def get_weights(model: str, name: str | None = None) -> Weights:
             f"{suggest(model, names)} Received: model={model!r}."
         )
     return find(model, name)
+
+
+def recipe_path(recipe: PathLike) -> pathlib.Path:
+    """Returns the path of a recipe file, or of the recipe of published weights."""
+    if isinstance(recipe, str) and not recipe.endswith(".toml") and not is_path(recipe):
+        return PUBLISHED / f"{get_weights(recipe).id}.toml"
+    return expand(recipe).absolute()

@@ -15,7 +15,7 @@ import numpy as np
 
 from zoo.display import Table
 from zoo.errors import suggest
-from zoo.files import sha256
+from zoo.files import expand, sha256
 from zoo.models.weight_files import read_layers, split_prefix
 
 if TYPE_CHECKING:
@@ -147,9 +147,9 @@ def is_path(weights: object) -> bool:
     """Returns `True` if a `weights` argument is a path rather than a name."""
     if isinstance(weights, os.PathLike):
         return True
-    separators = tuple(filter(None, (os.sep, os.altsep, "/")))
     return isinstance(weights, str) and (
-        any(s in weights for s in separators) or weights.endswith((".h5", ".keras"))
+        not {os.sep, os.altsep, "/"}.isdisjoint(weights)
+        or weights.lower().endswith((".h5", ".keras"))
     )
 
 
@@ -161,7 +161,7 @@ def resolve(model: str, weights: object) -> pathlib.Path | None:
     if weights is None:
         return None
     if is_path(weights):
-        path = pathlib.Path(os.fspath(weights)).expanduser().absolute()  # type: ignore[call-overload]
+        path = expand(weights).absolute()  # type: ignore[arg-type]
         if not path.is_file():
             raise FileNotFoundError(
                 f"The weights file does not exist. Received: weights={str(path)!r}."

@@ -5,6 +5,7 @@ import pathlib
 from typing import TYPE_CHECKING, Any
 
 from zoo.data.catalog import DESCRIBED, PathLike
+from zoo.files import expand
 from zoo.models.registry import create, get_weights
 from zoo.models.weight_files import read_config
 from zoo.models.weights import is_path
@@ -13,12 +14,14 @@ if TYPE_CHECKING:
     import keras
 
 
-def load_model(target: PathLike) -> "keras.Model":
+def load_model(target: PathLike, *, safe_mode: bool = True) -> "keras.Model":
     """Loads a trained model with the labels of its classes.
 
     Args:
         target: String or path. Name of published weights, e.g. `"lenet5.mnist"`; a
-            `.keras` file; or the folder of a run of `zoo.train`.
+            `.keras` or `.h5` file of a model; or the folder of a run of `zoo.train`.
+        safe_mode: Boolean. `False` allows Lambda layers, which run code from the file:
+            only for files that you trust. Defaults to `True`.
 
     Returns:
         A `keras.Model`. `model.categories` are the labels, if the file has them.
@@ -37,18 +40,14 @@ def load_model(target: PathLike) -> "keras.Model":
         return create(card.model, weights=card)
     import keras
 
-    from zoo.models.labels import describe_data
+    from zoo.models.labels import describe_data, find_data
 
     path = trained_file(target)
-    try:
-        config = read_config(path)["build_config"] or {}
-    except (ValueError, KeyError, OSError) as error:
-        raise ValueError(
-            f"The model is damaged: {error}. Received: file={str(path)!r}."
-        ) from error
-    model: keras.Model = keras.saving.load_model(path, compile=False)
-    if "categories" in config:
-        describe_data(model, config["categories"], config["normalization"])
+    model: keras.Model
+    model = keras.saving.load_model(path, compile=False, safe_mode=safe_mode)
+    described = read_config(path).get("build_config") or {}
+    data = described.get("categories"), described.get("normalization")
+    describe_data(model, *(data if any(data) else find_data(model)))
     return model
 
 
@@ -58,16 +57,27 @@ def is_target_path(target: PathLike) -> bool:
 
 
 def trained_file(target: PathLike) -> pathlib.Path:
-    """Returns the path of a `.keras` file, that of a run if `target` is its folder."""
-    path = pathlib.Path(target).expanduser()
+    """Returns the path of the file of a model: a run's, if `target` is its folder."""
+    path = expand(target)
     if path.is_dir():
+        if any(any(path.glob(x)) for x in ("export.json", "[0-9]*/export.json")):
+            raise ValueError(
+                "The folder holds an export, not a run. Load it in Python with "
+                f"`zoo.load_exported`. Received: folder={str(path)!r}."
+            )
         path = path / "trained.keras"
     if not path.is_file():
         raise FileNotFoundError(
             "There is no model. A run writes trained.keras once it is complete: resume "
             f"it with `zoo train --resume`. Received: file={str(path)!r}."
         )
-    if path.suffix != ".keras":
+    try:
+        config = read_config(path)
+    except Exception as error:  # Damaged files cause errors of many types.
+        raise ValueError(
+            f"The model is damaged: {error}. Received: file={str(path)!r}."
+        ) from error
+    if not config:
         raise ValueError(
             "The file holds weights, not a model. Build the model and load them: "
             f"`zoo.create(MODEL, weights={str(path)!r})`. Received: {path.name!r}."
@@ -77,11 +87,11 @@ def trained_file(target: PathLike) -> pathlib.Path:
 
 def read_run(target: PathLike) -> dict[str, Any]:
     """Returns the `run.json` of a run, given its folder or model, or `{}`."""
-    path = pathlib.Path(target).expanduser()
-    path = (path if path.is_dir() else path.parent) / "run.json"
+    path = expand(target)
+    path = (path.parent if path.name == "trained.keras" else path) / "run.json"
     try:
         description: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # Another model beside a run's.
         return {}
     except ValueError as error:
         raise ValueError(

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import pathlib
 import statistics
 from collections.abc import Sequence
 from typing import Any
@@ -14,14 +13,14 @@ import numpy as np
 from zoo.data.catalog import DatasetInfo, PathLike
 from zoo.data.datasets import dataset_info, load_dataset
 from zoo.errors import check_argument
-from zoo.files import atomic_write, sha256
+from zoo.files import atomic_write, expand, sha256
 from zoo.models.inspection import count_flops
-from zoo.models.registry import TRAINING_ARGUMENTS, default_arguments
+from zoo.models.registry import TRAINING_ARGUMENTS, default_arguments, recipe_path
 from zoo.models.weight_files import save_float16
 from zoo.models.weights import PUBLISHED, Weights, published
 from zoo.training.evaluation import evaluate
 from zoo.training.opening import load_model
-from zoo.training.recipes import Recipe, load_recipe, recipe_path
+from zoo.training.recipes import Recipe, load_recipe
 from zoo.training.run import train
 
 SEEDS = (0, 1, 2)
@@ -69,11 +68,12 @@ def publish(
     spec, recipe_text = load_recipe(source), source.read_bytes()
     arguments = _check_architecture(spec)
     recipes = [dataclasses.replace(spec, seed=seed) for seed in seeds]
+    seeds = [seeded.seed for seeded in recipes]  # Python's integers, for the card.
     _check_not_replaced(recipes[0])
     # Errors in the data are found before hours of training.
     test = load_dataset(spec.dataset, "test", as_="numpy", data_dir=data_dir)
     info = dataset_info(spec.dataset)
-    folders = [pathlib.Path(runs_dir) / spec.id / f"seed{seed}" for seed in seeds]
+    folders = [expand(runs_dir) / spec.id / f"seed{seed}" for seed in seeds]
     options: dict[str, Any] = {"split": "train+validation", "resume": True}
     options |= {"data_dir": data_dir, "verbose": verbose}
     for seeded, folder in zip(recipes, folders, strict=True):
@@ -91,7 +91,7 @@ def publish(
         "seed": seeds[0],
         "accuracy": scores[-1]["accuracy"],
         "loss": scores[-1]["loss"],
-        "seeds": list(seeds),
+        "seeds": seeds,
         "mean_accuracy": statistics.mean(accuracies),
         "sd_accuracy": statistics.stdev(accuracies),
     }

@@ -3,18 +3,18 @@
 import dataclasses
 import inspect
 import math
-import pathlib
 import tomllib
 from typing import Any
 
 import keras
+import numpy as np
 
 from zoo.data.augmentation import distort
 from zoo.data.catalog import PathLike
 from zoo.errors import suggest
 from zoo.models.inspection import ends_in_softmax
-from zoo.models.registry import get_weights
-from zoo.models.weights import PUBLISHED, is_path
+from zoo.models.registry import recipe_path
+from zoo.models.weights import PUBLISHED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +57,11 @@ class Recipe:
     augmentation: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for field, value in vars(self).items():  # Python's numbers, also within tables.
+            value = keras.tree.map_structure(
+                lambda x: x.item() if isinstance(x, np.generic) else x, value
+            )
+            object.__setattr__(self, field, value)
         optimizer = self.optimizer if isinstance(self.optimizer, dict) else {}
         rate: Any = optimizer.get("learning_rate")
         named = isinstance(optimizer.get("name"), str) and _is_number(rate) and rate > 0
@@ -98,13 +103,6 @@ class Recipe:
         if missing := sorted({"model", "dataset"} - values.keys()):
             raise ValueError(f"A recipe needs {missing}. Received: {[*values]}.")
         return cls(**values)
-
-
-def recipe_path(recipe: PathLike) -> pathlib.Path:
-    """Returns the path of a recipe file, or of the recipe of published weights."""
-    if isinstance(recipe, str) and not recipe.endswith(".toml") and not is_path(recipe):
-        return PUBLISHED / f"{get_weights(recipe).id}.toml"
-    return pathlib.Path(recipe).expanduser().absolute()
 
 
 def load_recipe(recipe: PathLike) -> Recipe:

@@ -41,6 +41,18 @@ def test_dict_and_file_hold_the_recording(model, points, tmp_path):
     np.testing.assert_array_equal(kernels, gradients.variables["hidden/kernel"])
 
 
+def test_outputs_expand_the_home_folder(model, points, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    log_dir = "~/logs" if BACKEND == "tensorflow" else None
+    gradients = GradientNorms(csv="~/norms.csv", log_dir=log_dir)
+    assert repr(gradients) == "<GradientNorms of 'model': 0 rows read>"
+    fit(model, points, gradients)
+    assert repr(gradients) == f"<GradientNorms of {model.name!r}: 6 rows read>"
+    gradients.to_csv("~/copy.csv")
+    expected = {"norms.csv", "copy.csv", *(["logs"] if log_dir else [])}
+    assert {path.name for path in tmp_path.iterdir()} == expected
+
+
 def test_the_file_grows_at_the_end_of_each_epoch(model, points, tmp_path):
     path = tmp_path / "norms.csv"
     lengths = []

@@ -3,6 +3,7 @@ import warnings
 import numpy as np
 import pytest
 
+from zoo.callbacks import ExactResume
 from zoo.callbacks.resume.checkpoint import CheckpointFolder
 
 STATE = {
@@ -62,3 +63,9 @@ def test_every_altered_byte_is_seen_or_harmless(tmp_path):
         pytest.raises(ValueError, match="Every checkpoint is damaged"),
     ):
         folder.read_newest()
+
+
+def test_the_home_folder_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    CheckpointFolder(tmp_path / "run").write(0, 0, STATE)
+    assert ExactResume("~/run").has_checkpoint()

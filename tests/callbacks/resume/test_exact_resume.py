@@ -87,7 +87,7 @@ def test_states_that_are_no_weights_are_resumed(tmp_path):
         model.total = [keras.Variable(0.0, trainable=False)]
         model.compile("adam", "mse")
         x = np.random.default_rng(0).normal(size=(32, 4, 2)).astype("float32")
-        saving = ExactResume(folder, save_freq=2)
+        saving = ExactResume(folder, save_freq=np.int64(2))
         options = {"batch_size": 4, "epochs": 2, "shuffle": False, "verbose": 0}
         model.fit(x, np.ones((32, 1)), callbacks=[*extra, saving], **options)
         values = [*model.weights, *rnn.states, *model.total]
@@ -196,8 +196,10 @@ def test_several_fits_with_the_same_objects(tmp_path):
 
 
 def test_wrong_arguments(tmp_path):
-    with pytest.raises(ValueError, match=r"`save_freq` must be .* Received: .*=0\.$"):
-        ExactResume(tmp_path, save_freq=0)
+    for save_freq in (0, True):
+        message = rf"`save_freq` must be .* Received: save_freq={save_freq}\.$"
+        with pytest.raises(ValueError, match=message):
+            ExactResume(tmp_path, save_freq=save_freq)
     log = keras.callbacks.CSVLogger(tmp_path / "log.csv")
     with pytest.raises(ValueError, match="must be created with `append=True`"):
         ExactResume(tmp_path, callbacks=[log])

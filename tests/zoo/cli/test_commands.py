@@ -62,6 +62,21 @@ def test_info_describes_a_model_and_a_run(run, trained):
     assert json.loads(output)["recipe"]["model"] == "shallow_mlp"
 
 
+def test_info_describes_a_file_and_predict_numbers_its_classes(run, digits, tmp_path):
+    layers = [keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(2)]
+    keras.Sequential(layers, name="mine").save(tmp_path / "mine.keras")
+    code, output, errors = run("info", "mine.keras", "--json")
+    assert (code, errors) == (0, "")
+    expected = {"file": "mine.keras", "name": "mine", "input_shape": [None, 4, 4, 1]}
+    expected |= {"parameters": 34, "categories": None, "normalization": None}
+    assert json.loads(output) == expected
+    words = ["predict", save(tmp_path / "digit.png", digits[0][4]), "--json"]
+    code, output, errors = run(*words, "--weights", "mine.keras")
+    assert (code, errors.count("\n")) == (0, 1)
+    assert errors.startswith("warning: The model does not know the labels")
+    assert json.loads(output)[0]["label"] in ("0", "1")
+
+
 def test_datasets_lists_what_is_ready(run, tmp_path):
     code, output, errors = run("datasets")
     assert (code, errors) == (0, "")
@@ -132,7 +147,7 @@ def test_evaluate_prints_the_accuracy_of_the_model(run):
 
 
 def test_a_damaged_or_missing_description_is_one_error(run, trained, tmp_path):
-    file = tmp_path / "mine.keras"
+    file = tmp_path / "trained.keras"
     shutil.copy(trained / "trained.keras", file)
     code, _, errors = run("evaluate", file)
     assert (code, errors.count("\n")) == (1, 1)

@@ -63,6 +63,19 @@ def test_json_has_no_other_numbers(capsys):
     assert json.loads(capsys.readouterr().out) == {"loss": [None, None, 1.5]}
 
 
+def test_a_missing_backend_is_named():
+    program = "import sys; sys.modules['tensorflow'] = None; import zoo.cli.commands;"
+    program += "zoo.cli.commands.main()"
+    process = subprocess.run(
+        [sys.executable, "-P", "-c", program, "info", "lenet5"],
+        env={**os.environ, "KERAS_BACKEND": "tensorflow"},
+        capture_output=True,
+        text=True,
+    )
+    assert (process.returncode, process.stderr.count("\n")) == (1, 1)
+    assert "Install it, or set KERAS_BACKEND to tensorflow, jax" in process.stderr
+
+
 def test_piped_output_is_plain_and_quiet():
     process = start(*EVALUATE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     output, errors = process.communicate(timeout=300)

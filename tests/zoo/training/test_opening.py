@@ -1,7 +1,9 @@
 """Loading models by the name of published weights, from a file or from a run."""
 
 import json
+import shutil
 
+import keras
 import pytest
 
 import zoo
@@ -32,6 +34,26 @@ def test_a_run_is_loaded_from_its_folder_or_its_file(run):
         assert (model.categories[0], model.normalization) == ("0", "mnist")
         assert training_data(target) == "digits-sample"
     assert read_run(run)["data"]["images"] == [4000, 28, 28, 1]
+    shutil.copy(run / "trained.keras", run / "other.keras")
+    assert read_run(run / "other.keras") == {}
+
+
+def test_a_whole_model_in_the_legacy_format_has_its_labels(tmp_path):
+    published = zoo.LeNet5(weights="mnist")
+    published.save(file := tmp_path / "whole.h5")
+    model = zoo.load_model(file)
+    assert model.categories == published.categories
+    assert model.normalization == "mnist"
+
+
+@pytest.mark.filterwarnings("ignore:You are saving a model that has not yet been built")
+def test_models_without_a_shape_or_with_a_lambda_layer_are_loaded(tmp_path):
+    keras.Sequential([keras.layers.Dense(2)]).save(path := tmp_path / "own.keras")
+    assert not zoo.load_model(path).built
+    keras.Sequential([keras.Input((2,)), keras.layers.Lambda(lambda x: x)]).save(path)
+    with pytest.raises(ValueError, match="safe_mode=False"):
+        zoo.load_model(path)
+    assert zoo.load_model(path, safe_mode=False).built
 
 
 def test_mistakes_are_named(run):
@@ -48,6 +70,12 @@ def test_mistakes_are_named(run):
     (run / "trained.keras").unlink()
     with pytest.raises(FileNotFoundError, match=r"resume it .*trained\.keras'"):
         zoo.load_model(run)
+    for file in ("export.json", "2/export.json"):
+        (run / "serving" / file).parent.mkdir(parents=True, exist_ok=True)
+        (run / "serving" / file).touch()
+        with pytest.raises(ValueError, match=r"an export, not a run.*load_exported"):
+            zoo.load_model(run / "serving")
+        (run / "serving" / file).unlink()
     (run / "run.json").write_text("{")
     with pytest.raises(ValueError, match=r"damaged: .* Received: .*run\.json\.$"):
         read_run(run)

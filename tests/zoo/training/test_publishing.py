@@ -29,6 +29,7 @@ def folder(tmp_path, monkeypatch):
     published.mkdir()
     monkeypatch.setattr(weights, "PUBLISHED", published)
     monkeypatch.setattr(publishing, "PUBLISHED", published)
+    monkeypatch.setenv("HOME", str(tmp_path))
     weights.published.cache_clear()
     (published / "shallow_mlp.mnist.v9.toml").write_text(RECIPE)
     yield tmp_path
@@ -36,7 +37,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def publish(folder, data_dir, recipe="published/shallow_mlp.mnist.v9.toml", **options):
-    options |= {"runs_dir": folder / "runs", "data_dir": data_dir, "verbose": 0}
+    options |= {"runs_dir": "~/runs", "data_dir": data_dir, "verbose": 0}
     return publishing.publish(folder / recipe, **options)
 
 
@@ -95,7 +96,7 @@ def test_recipe_weights_and_card_are_written_together(
         with pytest.raises(TypeError):
             publish(folder, prepared_data_dir, "new.toml", seeds=[4, 5])
     assert files_of(folder) == {}
-    card = publish(folder, prepared_data_dir, "new.toml", seeds=[4, 5])
+    card = publish(folder, prepared_data_dir, "new.toml", seeds=np.array([4, 5]))
     assert (folder / "published" / f"{card.id}.toml").read_text("utf-8") == RECIPE
     assert card.command == f"zoo publish {card.id} --seed 4 --seed 5"
     assert sorted(files_of(folder)) == [

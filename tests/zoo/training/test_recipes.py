@@ -1,8 +1,10 @@
 """Recipes, and the models that they compile."""
 
 import dataclasses
+import json
 
 import keras
+import numpy as np
 import pytest
 
 import zoo
@@ -54,6 +56,7 @@ def test_a_bad_recipe_names_the_file_and_the_mistake(text, message, tmp_path):
         ("seed", -1, "integer of at least 0"),
         ("epochs", 2.0, r"an integer of at least 1\. Received: epochs=2\.0\."),
         ("batch_size", True, "integer of at least 1"),
+        ("seed", np.True_, r"Received: seed=True\."),
         ("arguments", [10], "table"),
         ("optimizer", "Adam", "table"),
         ("optimizer", {"learning_rate": 0.1}, "`name` and a positive"),
@@ -70,6 +73,15 @@ def test_a_bad_recipe_names_the_file_and_the_mistake(text, message, tmp_path):
 def test_fields_of_other_types_or_out_of_range(field, value, message):
     with pytest.raises(ValueError, match=f"`{field}` .*{message}"):
         dataclasses.replace(RECIPE, **{field: value})
+
+
+def test_numbers_of_numpy_become_those_of_python():
+    arguments = {"hidden_units": [np.int32(4)]}
+    values = {"seed": np.int64(3), "warmup_epochs": np.float32(0.5)}
+    recipe = dataclasses.replace(RECIPE, arguments=arguments, **values)
+    fields = json.loads(json.dumps(dataclasses.asdict(recipe)))
+    assert (fields["seed"], fields["warmup_epochs"]) == (3, 0.5)
+    assert fields["arguments"] == {"hidden_units": [4]}
 
 
 def test_default_recipe():
