@@ -4,6 +4,8 @@ import contextlib
 import difflib
 import importlib.util
 import logging
+import os
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -37,17 +39,64 @@ def require(package: str, source: str, purpose: str) -> None:
         )
 
 
+def as_list(values: Any) -> list[Any] | None:
+    """Returns a sequence or an array as a list; `None` for other types and text."""
+    values = values.tolist() if hasattr(values, "tolist") else values
+    is_sequence = isinstance(values, Sequence) and not isinstance(values, str | bytes)
+    return list(values) if is_sequence else None
+
+
+def holds_files(images: Any) -> bool:
+    """Returns `True` for a list of image files, `False` for an array of numbers."""
+    first = images[0] if isinstance(images, list | tuple) and images else None
+    if isinstance(first, str | bytes | os.PathLike):
+        return True
+    array = np.asarray(images)
+    if array.ndim == 0 or array.dtype.kind not in "biufV":  # V: bfloat16.
+        raise TypeError(
+            "`images` must be an array of numbers or a list of PNG or JPEG files, as "
+            f"paths or bytes. Received: images={repr(images)[:200]}."
+        )
+    return False
+
+
+def name_image(images: Any, index: int) -> str:
+    """Returns the name of a file in a list for messages, with its path if known."""
+    path = "" if isinstance(images[index], bytes) else f" ({images[index]})"
+    return f"images[{index}]{path}"
+
+
 def warn_if_scaled(images: Any) -> None:
-    """Warns of floating pixels in [0, 1], unless all are 0 or 1, as in a mask."""
+    """Warns if a pixel is below 0, or the largest in (0, 1], unlike raw pixels."""
     pixels = np.asarray(images)
-    inside = pixels.dtype.kind == "f" and np.any((pixels > 0) & (pixels < 1))
-    if inside and pixels.min() >= 0 and pixels.max() <= 1:
+    if not pixels.size or pixels.dtype.kind not in "biuf":
+        return
+    low, high = float(pixels.min()), float(pixels.max())
+    is_dark = pixels.dtype.kind in "iu" and len(pixels) == 1  # One dark image.
+    if low < 0 or (0 < high <= 1 and not is_dark):
         warnings.warn(
-            "The pixels lie in [0, 1], but the model takes raw pixels in [0, 255]. "
-            "Multiply them by 255, or ignore this warning if your model takes pixels "
-            f"in [0, 1]. Received: images.max()={pixels.max():.3g}.",
+            f"The pixels lie in [{low:.3g}, {high:.3g}], but the model takes raw "
+            "pixels in [0, 255]. Pass them unscaled, or ignore this warning if your "
+            f"model takes others. Received: images.max()={high:.3g}.",
             stacklevel=3,
         )
+
+
+# Stack traces, names of nodes, and the JSON around a message of TF Serving.
+_NOISE = (
+    r"(?s)^Graph execution error.*?unavailable>\n"
+    r"|\{\{function_node .*?\}\}\s*(?!\]\])"
+    r"|(\s|\\[nt])*\[\[\{\{.*"
+    r'|^\{\s*"error":\s*"|"\s*\}\s*$'
+)
+
+
+def clean_message(message: str) -> str:
+    """Returns a message of TensorFlow without stack traces, nodes and brackets."""
+    text = re.sub(_NOISE, "", message)
+    # The files that an assertion lists are named by their place in the request.
+    assertion = r"assertion failed: \[(.*?)(?: Received: files\] \[[\d ]+|)\]"
+    return re.sub(assertion, r"\1", text)
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -54,7 +55,7 @@ def read_image(
         form: As in `fit`. Defaults to `None`: the image is resized.
 
     Returns:
-        uint8 array of shape `shape`.
+        uint8 array of shape `shape`. A warning names an image without ink in its form.
 
     Raises:
         OSError: If the file cannot be read or is no image. The message names it.
@@ -63,19 +64,33 @@ def read_image(
         import pillow_heif  # type: ignore[import-not-found]
 
         pillow_heif.register_heif_opener()
-    source = expand(file) if isinstance(file, str | os.PathLike) else file
+    is_path = isinstance(file, str | os.PathLike)
+    source = expand(file) if is_path else file
+    name = repr(os.fspath(file)) if is_path else repr(file)[:100]
     try:
         with Image.open(source) as opened:
             image = ImageOps.exif_transpose(opened)
-        if image.mode.startswith("I"):  # 16-bit gray, which `convert` would clip.
-            image = image.convert("I").point(lambda value: value / 257).convert("L")
+        if image.mode[0] in "IF":
+            image = _to_8_bits(image)
         rgba = np.asarray(image.convert("RGBA"), np.float32)
     except Exception as error:  # Pillow raises many types for damaged files.
-        name = os.fspath(file) if isinstance(file, str | os.PathLike) else file
         raise OSError(
-            f"The image cannot be read: {error}. Received: file={name!r}."
+            f"The image cannot be read: {error}. Received: file={name}."
         ) from error
-    return np.asarray(fit(rgba, shape, form), np.uint8)
+    pixels = np.asarray(fit(rgba, shape, form), np.uint8)
+    if form is not None and not pixels.any():
+        message = "No ink was found, so a prediction would be meaningless. "
+        warnings.warn(f"{message}Received: file={name}.", stacklevel=3)
+    return pixels
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    """Scales gray of 16 or 32 bits or of floats, which Pillow would clip."""
+    gray = np.nan_to_num(np.asarray(image, np.float32))
+    ranges = {"F": (1, 255), "I": (255, 65_535)}
+    small, large = ranges.get(image.mode, (65_535, 65_535))
+    white = small if gray.max() <= small else large
+    return Image.fromarray(np.clip(gray * 255 / white, 0, 255).round().astype(np.uint8))
 
 
 def draw_images(

@@ -20,7 +20,7 @@ MAX_SEGMENTS = 1000  # in which the Exif data of a file are searched
 
 # The preparation of each input in the graph, for `export.json`.
 PREPROCESSING = {
-    "image": "raw pixels, as the model takes them",
+    "image": "pixels, as the model takes them",
     "image_bytes": f"PNG or JPEG of at most {MAX_IMAGE_PIXELS} pixels, "
     f"{MAX_IMAGE_SIDE} a side; turned upright (Exif), put on paper where it is "
     "transparent, brought into the form of the training data (`normalization`) or else "

@@ -2,13 +2,12 @@
 
 import os
 import pathlib
-import re
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from zoo.errors import warn_if_scaled
+from zoo.errors import clean_message, holds_files, name_image, require, warn_if_scaled
 from zoo.exporting import runtimes
 from zoo.exporting.contract import list_files, list_versions, read_contract
 from zoo.files import expand, read_bytes, sha256
@@ -34,16 +33,16 @@ class ExportedModel:
             `(n,)`) and `label` (string, `(n,)`).
 
         Raises:
+            TypeError: If `images` contains neither numbers nor files.
             ValueError: If the version does not take such images.
         """
         signatures = self._contract["signatures"]
-        first = images[0] if isinstance(images, list | tuple) and images else None
-        if isinstance(first, str | bytes | os.PathLike):
+        if holds_files(images):
             name, batch = "serving_bytes", np.array([*map(read_bytes, images)], object)
         else:
             name, batch = "serving_default", np.asarray(images, np.float32)
             if self._contract.get("takes_raw_pixels"):
-                warn_if_scaled(batch)
+                warn_if_scaled(images)
         if name not in signatures:
             raise ValueError(
                 f"{self.path} has no signature for image files. Pass arrays of pixels. "
@@ -65,7 +64,9 @@ class ExportedModel:
                 try:
                     self._run(name, {argument: batch[i : i + 1]})
                 except ValueError as error:
-                    raise ValueError(f"{error}. Received: images[{i}].") from error
+                    raise ValueError(
+                        f"{str(error).rstrip('.')}. Received: {name_image(images, i)}."
+                    ) from error
             raise
         answer["label"] = np.array(self.labels)[answer["class_id"]]
         return answer
@@ -78,6 +79,7 @@ def _load(format: str, path: pathlib.Path) -> Callable[..., dict[str, np.ndarray
     if format != "saved_model":
         run_default = runtimes.load(format, path)
         return lambda _, inputs: run_default(inputs["image"])
+    require("tensorflow", "tensorflow", "The format 'saved_model'")
     import tensorflow as tf
 
     # The signatures alone do not keep the variables alive.
@@ -88,8 +90,7 @@ def _load(format: str, path: pathlib.Path) -> Callable[..., dict[str, np.ndarray
         try:
             answer = saved_model.signatures[name](**tensors)
         except tf.errors.InvalidArgumentError as error:
-            nodes = r"(?s)^Graph execution error.*?unavailable>\n|\n\t \[\[.*"
-            raise ValueError(re.sub(nodes, "", error.message)) from error
+            raise ValueError(clean_message(error.message)) from error
         return {output: tensor.numpy() for output, tensor in answer.items()}
 
     return run
@@ -153,6 +154,7 @@ def check_exported(path: str | os.PathLike[str]) -> pathlib.Path:
             f"Received: {', '.join(unknown)}."
         )
     if model._contract["format"] == "saved_model":
+        require("tensorflow_serving", "tensorflow-serving-api", "The check")
         from zoo.exporting.warmup import read_warmup_requests
 
         signature = None

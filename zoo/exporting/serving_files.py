@@ -29,11 +29,12 @@ def served_name(base: str | os.PathLike[str]) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "_", folder).strip("._-") or "model"
 
 
-def write_serving_files(version: pathlib.Path, signatures: Mapping[str, Any]) -> None:
+def write_serving_files(version: pathlib.Path, contract: Mapping[str, Any]) -> None:
     """Writes a `README.md` for a version, and a `compose.yaml`, to the folder above it.
 
     Each is written atomically. Files that exist and are not `GENERATED` are kept.
     """
+    signatures = contract["signatures"]
     _, *shape = signatures["serving_default"]["inputs"]["image"]["shape"]
     image = "0"  # Python code of a nested list: `[[0] * 3] * 2` for the shape (2, 3).
     for length in reversed(shape):
@@ -42,6 +43,9 @@ def write_serving_files(version: pathlib.Path, signatures: Mapping[str, Any]) ->
         "server_image": SERVER_IMAGE,
         "name": served_name(version.parent),
         "version": version.name,
+        "pixels_taken": "raw pixels in [0, 255], which the graph scales"
+        if contract["takes_raw_pixels"]
+        else "pixels as in its training data, which the graph does not scale",
         "shape": ", ".join(map(str, shape)),
         "image": image,
         "pixels": math.prod(shape),

@@ -24,7 +24,7 @@ from typing import Any
 
 import keras
 
-from zoo.errors import check_argument, quiet_tensorflow
+from zoo.errors import as_list, check_argument, quiet_tensorflow
 from zoo.exporting import runtimes
 from zoo.exporting.contract import FORMATS, list_versions, read_contract
 from zoo.exporting.serving_files import write_serving_files
@@ -63,7 +63,7 @@ def export(
     Versions are published atomically, one export at a time. On other backends than
     TensorFlow, a second process writes the version, and custom layers must be
     registered and importable. With a SavedModel, `base_path` also gets a `README.md`
-    with a request for each signature, new with each version, and a `compose.yaml`. Your
+    with a request for each signature of the newest version, and a `compose.yaml`. Your
     own files of these names are kept.
 
     Args:
@@ -72,7 +72,7 @@ def export(
             output, `(n, classes)`, of probabilities (softmax) or logits.
         base_path: Path. Local folder of the model's versions, created if missing.
         version: Integer. Number from 1. Defaults to the largest existing one plus 1.
-        labels: Sequence of strings. One label per class. Defaults to
+        labels: Sequence or array of strings. One label per class. Defaults to
             `model.categories`, which published weights and `zoo.train` set; without
             them, to `"0"`, `"1"`, ..., with a warning.
         format: String. `"saved_model"`, `"onnx"`, `"litert"` or `"openvino"`. The last
@@ -127,8 +127,9 @@ def export(
                 _run_tensorflow_process(model, unfinished, *arguments)
             for path in unfinished.rglob("*"):
                 flush_to_disk(path)
-            if format == "saved_model":
-                write_serving_files(target, read_contract(unfinished)["signatures"])
+            is_newest = int(target.name) > max(list_versions(base), default=0)
+            if format == "saved_model" and is_newest:
+                write_serving_files(target, read_contract(unfinished))
     return target
 
 
@@ -173,12 +174,12 @@ def _check_labels(model: keras.Model, labels: Sequence[str] | None) -> list[str]
             stacklevel=3,
         )
         labels = list(map(str, range(classes)))
-    is_list = isinstance(labels, Sequence) and not isinstance(labels, str)
-    items = labels if is_list else ()
-    lines = [isinstance(x, str) and x.splitlines() == [x] for x in items]
-    expected = f"a list of {classes} strings of one line each, one per class"
-    check_argument(lines == [True] * classes, "labels", labels, expected)
-    return list(labels)
+    names = as_list(labels) or []
+    lines = [isinstance(x, str) and x.splitlines() == [x] for x in names]
+    expected = f"a list of {classes} different strings of one line, one per class"
+    is_valid = lines == [True] * classes and len(set(names)) == classes
+    check_argument(is_valid, "labels", labels, expected)
+    return names
 
 
 def _check_base(base_path: str | os.PathLike[str], format: str) -> pathlib.Path:

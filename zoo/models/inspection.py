@@ -8,7 +8,8 @@ import keras
 import numpy as np
 from keras import layers
 
-from zoo.errors import suggest
+from zoo.errors import as_list, check_argument, suggest
+from zoo.models.blueprint import is_size
 from zoo.models.labels import find_data
 from zoo.models.weights import Weights
 
@@ -75,15 +76,16 @@ def decode_predictions(
 
     Args:
         probabilities: Array of shape `(n, classes)`. The outputs of a model.
-        labels: Keras model, `zoo.Weights`, or sequence of strings. The model or its
-            weights, which know their labels, or the label of each class.
-        top: Integer. Number of labels per image. Defaults to 5.
+        labels: Keras model, `zoo.Weights`, or sequence or array of strings. The model
+            or its weights, which know their labels, or the label of each class.
+        top: Integer. Number of labels per image, at least 1. Defaults to 5.
 
     Returns:
         For each image, `[(label, probability), ...]`, the most probable first.
 
     Raises:
-        ValueError: If there is not one column per label, or the model has no labels.
+        ValueError: If there is not one column per label, a probability is NaN, `top` is
+            not positive, or the model has no labels.
 
     Example:
 
@@ -95,20 +97,27 @@ def decode_predictions(
         labels, _ = find_data(labels)
     elif isinstance(labels, Weights):
         labels = labels.categories
-    if labels is None or isinstance(labels, str):
+    names = as_list(labels)
+    if names is None:
         raise ValueError(
             "`labels` must be a model with `categories`, `zoo.Weights`, or one label "
             f"per class. Received: labels={labels!r}."
         )
-    probabilities, classes = np.asarray(probabilities), len(labels)
+    check_argument(is_size(top), "top", top, "a positive integer")
+    probabilities, classes = np.asarray(probabilities), len(names)
     if probabilities.ndim != 2 or probabilities.shape[1] != classes:
         raise ValueError(
             f"`probabilities` must have shape (n, {classes}) for {classes} labels. "
             f"Received: probabilities of shape={probabilities.shape}."
         )
+    if np.isnan(probabilities).any():
+        raise ValueError(
+            "`probabilities` must not contain NaN. Check the weights and the images. "
+            f"Received: probabilities={str(probabilities)[:200]}."
+        )
     best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
     rows = zip(probabilities, best, strict=True)
-    return [[(labels[i], float(row[i])) for i in indices] for row, indices in rows]
+    return [[(names[i], float(row[i])) for i in indices] for row, indices in rows]
 
 
 def count_flops(model: keras.Model) -> int:
@@ -212,28 +221,29 @@ def _evaluate(tensor: Any, scale: float, generator: Any, values: dict[int, Any])
     """Evaluates a tensor, with random numbers for the outputs of the last layers."""
     operation, node, index = tensor._keras_history
     node = operation._inbound_nodes[node]
+    is_last = getattr(operation, "weights", None) or not node.input_tensors
+    is_graph = isinstance(operation, keras.Model) and getattr(
+        operation, "outputs", None
+    )
     if id(tensor) in values:
         pass
-    elif getattr(operation, "weights", None) or not node.input_tensors:
+    elif is_last and is_graph:
+        output = _functional(operation).outputs[index]
+        values[id(tensor)] = _evaluate(output, scale, generator, {})
+    elif is_last:
         x = scale * generator.normal(0, 2, [size or 16 for size in tensor.shape])
-        x = keras.ops.convert_to_tensor(x, "float32")
-        values[id(tensor)] = _activation(operation, index)(x)
+        activation = getattr(operation, "activation", None)
+        if not activation or isinstance(operation, layers.RNN):
+            # Any numbers show a softmax that follows. NaN shows that none does.
+            activation = keras.activations.linear
+            x = x if scale == 1 else x * np.nan
+        values[id(tensor)] = activation(keras.ops.convert_to_tensor(x, "float32"))
     else:
         for x in node.input_tensors:
             _evaluate(x, scale, generator, values)
         args, kwargs = node.arguments.fill_in(values)
         values[id(tensor)] = keras.tree.flatten(operation(*args, **kwargs))[index]
     return values[id(tensor)]
-
-
-def _activation(layer: Any, index: int) -> Any:
-    """Returns the function that a layer with variables applies last."""
-    if isinstance(layer, keras.Model) and getattr(layer, "outputs", None):
-        name = "softmax" if ends_in_softmax(layer, index) else "linear"
-        return keras.activations.get(name)
-    if not isinstance(layer, layers.RNN) and getattr(layer, "activation", None):
-        return layer.activation
-    return lambda x: x * np.nan  # Unknown.
 
 
 def _functional(model: Any) -> Any:

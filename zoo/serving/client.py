@@ -1,7 +1,6 @@
 """Client of TF Serving for models that `zoo.export` wrote."""
 
 import itertools
-import os
 import random
 import time
 import urllib.parse
@@ -9,7 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from zoo.errors import check_argument, warn_if_scaled
+from zoo.errors import (
+    check_argument,
+    clean_message,
+    holds_files,
+    name_image,
+    warn_if_scaled,
+)
 from zoo.files import read_bytes
 from zoo.serving.connections import CONNECTIONS, OUTPUTS, RequestError
 
@@ -106,8 +111,8 @@ class Client:
             RuntimeError: If the server fails or the model is not from `zoo.export`.
         """
         signature, name, batch = _to_batch(images)
-        if signature == "serving_default":
-            warn_if_scaled(batch)
+        if signature != "serving_bytes":
+            warn_if_scaled(images)
         answers = []
         # An empty array is sent, too: the server decides what to answer.
         for start in range(0, max(len(batch), 1), self.batch_size):
@@ -119,9 +124,7 @@ class Client:
                 answer = self._send(what, signature, name, part)
             except ValueError:
                 for i in range(len(part) if signature == "serving_bytes" else 0):
-                    file = batch[start + i]
-                    path = "" if isinstance(file, bytes) else f" ({file})"
-                    what = f"images[{start + i}]{path}"
+                    what = name_image(batch, start + i)
                     self._send(what, signature, name, part[i : i + 1])
                 raise
             if not isinstance(answer, dict) or not answer.keys() >= OUTPUTS.keys():
@@ -150,7 +153,7 @@ class Client:
             try:
                 return self._connection.predict(signature, name, batch, self.timeout)
             except RequestError as error:
-                status, message = error.args
+                status, message = error.args[0], clean_message(str(error.args[1]))
             kinds = (kind for kind in STATUSES if status in STATUSES[kind])
             exception = next(kinds, RuntimeError)
             if exception is not ConnectionError or attempt >= self.retries:
@@ -163,15 +166,9 @@ class Client:
 
 def _to_batch(images: Any) -> tuple[str, str, Any]:
     """Returns the signature, the name of its input and the images to send."""
-    first = images[0] if isinstance(images, list | tuple) and images else None
-    if isinstance(first, str | bytes | os.PathLike):
+    if holds_files(images):
         return "serving_bytes", "image_bytes", images
     array = np.asarray(images)
-    if array.ndim == 0 or array.dtype.kind not in "biuf":
-        raise TypeError(
-            "`images` must be an array of numbers or a list of PNG or JPEG files, as "
-            f"paths or bytes. Received: images={repr(images)[:200]}."
-        )
     if array.dtype == np.uint8:
         return "serving_uint8", "image", array
     return "serving_default", "image", array.astype(np.float32)

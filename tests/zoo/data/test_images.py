@@ -62,11 +62,31 @@ def test_transparent_pixels_are_white(mode, tmp_path):
     np.testing.assert_array_equal(received[..., 0], [[0, 0], [255, 255]])
 
 
-def test_16_bit_gray_keeps_its_range(tmp_path):
-    pixels = np.array([[0, 257 * 100, 65_535]], np.uint16)
-    Image.fromarray(pixels).save(tmp_path / "x.png")
-    received = read_image(tmp_path / "x.png", (1, 3, 1))
+@pytest.mark.parametrize(
+    ("dtype", "white"),
+    [("uint16", 65_535), ("int32", 65_535), ("int32", 255), ("f", 255), ("f", 1)],
+)
+def test_deep_gray_keeps_its_range(dtype, white, tmp_path):
+    pixels = (np.array([[0, 100, 255]]) * white / 255).astype(dtype)
+    Image.fromarray(pixels).save(tmp_path / "x.tiff")
+    received = read_image(tmp_path / "x.tiff", (1, 3, 1))
     np.testing.assert_array_equal(received[..., 0], [[0, 100, 255]])
+
+
+@pytest.mark.parametrize("form", ["mnist", "fashion_mnist"])
+@pytest.mark.parametrize("color", ["#fff", "#000", "#0000"])
+@pytest.mark.parametrize("size", [(1, 1), (28, 28), (90, 60)])
+def test_an_image_without_ink_gives_a_warning(size, color, form, tmp_path):
+    Image.new("RGBA", size, color).save(tmp_path / "x.png")
+    with pytest.warns(UserWarning, match=r"No ink was found.*file='.*x\.png'\.$"):
+        read_image(tmp_path / "x.png", (28, 28, 1), form)
+    read_image(tmp_path / "x.png", (28, 28, 1))  # Warnings are errors.
+
+
+def test_what_is_no_file_is_shortened():
+    with pytest.raises(OSError, match=r"cannot be read.*Received: file=arr") as error:
+        read_image(np.zeros((28, 28)), (28, 28, 1))
+    assert len(str(error.value)) < 250
 
 
 @pytest.mark.parametrize("format", ["webp", "bmp", "tiff", "gif"])

@@ -1,4 +1,6 @@
+import pathlib
 import shutil
+import sys
 
 import keras
 import numpy as np
@@ -41,7 +43,7 @@ def test_an_empty_batch_has_an_empty_answer(exported):
 
 
 @pytest.mark.parametrize(
-    "images", [np.zeros((28, 28, 1)), np.zeros((1, 32, 32, 1)), np.zeros(())]
+    "images", [np.zeros((28, 28, 1)), np.zeros((1, 32, 32, 1)), np.zeros(3)]
 )
 def test_predict_rejects_other_shapes(exported, images):
     message = r"shape \(None, 28, 28, 1\)\. Received: images\.shape=.*\.$"
@@ -54,12 +56,36 @@ def test_predict_explains_a_wrong_file(exported, tmp_path, monkeypatch):
     good = encode(np.zeros((28, 28), "uint8"))
     (tmp_path / "x.png").write_bytes(good)
     assert exported.predict([good, "~/x.png", tmp_path / "x.png"])["label"].size == 3
-    for bad, message in {b"text": "neither a PNG", good[:-20]: "^Invalid PNG"}.items():
-        with pytest.raises(ValueError, match=rf"{message}.*Received: images\[2\]\.$"):
-            exported.predict((good, good, bad))
+    for bad, message in {
+        b"text": "^`image_bytes` holds",
+        good[:-20]: "^Invalid PNG",
+    }.items():
+        path = tmp_path / "bad.png"
+        path.write_bytes(bad)
+        for file, name in (path, rf" \({path}\)"), (bad, ""):
+            received = rf"{message}[^\[]*\. Received: images\[2\]{name}\.$"
+            with pytest.raises(ValueError, match=received):
+                exported.predict((good, good, file))
     pixels_only = load_exported(export(vector(), tmp_path))
     with pytest.raises(ValueError, match="no signature for image files"):
         pixels_only.predict([encode(np.zeros((28, 28), "uint8"))])
+
+
+@pytest.mark.parametrize(
+    "images", ["d.png", b"\x89PNG", pathlib.Path("d.png"), 3, [None]]
+)
+def test_predict_names_what_is_no_batch(exported, images):
+    message = r"or a list of PNG or JPEG files.*Received: images="
+    with pytest.raises(TypeError, match=message):
+        exported.predict(images)
+
+
+@pytest.mark.parametrize("function", [load_exported, check_exported])
+def test_a_package_that_is_not_installed_is_named(function, folder, monkeypatch):
+    name = {load_exported: "tensorflow", check_exported: "tensorflow_serving"}[function]
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ModuleNotFoundError, match=rf"Received: package='{name}'\."):
+        function(folder)
 
 
 def test_scaled_pixels_are_named_unless_the_model_takes_them(

@@ -9,14 +9,15 @@ from zoo.exporting.serving_files import GENERATED, served_name, write_serving_fi
 FILES = {"README.md", "compose.yaml"}
 
 
-def written(base, shape=(28, 28, 1), version=1):
+def written(base, shape=(28, 28, 1), version=1, takes_raw_pixels=True):
     """The files beside the versions of a model that takes images of this shape."""
     base.mkdir(exist_ok=True)
     inputs = {"serving_default": {"image": {"shape": [None, *shape]}}}
     if len(shape) > 1:
         inputs["serving_bytes"] = {"image_bytes": {"shape": [None]}}
     signatures = {name: {"inputs": x} for name, x in inputs.items()}
-    write_serving_files(base / str(version), signatures)
+    contract = {"signatures": signatures, "takes_raw_pixels": takes_raw_pixels}
+    write_serving_files(base / str(version), contract)
     return {path.name: path.read_text("utf-8") for path in base.iterdir()}
 
 
@@ -49,7 +50,7 @@ def test_readme_has_a_section_for_each_signature(shape, sections, tmp_path):
     first_line, title, *_ = readme.splitlines()
     assert first_line.encode().startswith(GENERATED)
     assert title == "# small"
-    assert f"images of the shape ({', '.join(map(str, shape))}) with" in readme
+    assert f"images of the shape ({', '.join(map(str, shape))}), with" in readme
     _, *received = readme.split("\n### ")
     assert len(received) == len(sections)
     for text, section in zip(received, sections, strict=True):
@@ -94,6 +95,13 @@ def test_readme_describes_the_last_version(tmp_path):
     assert "Version 2 takes images of the shape (6)" in second["README.md"]
     assert "28" not in second["README.md"]
     assert second["compose.yaml"] == first["compose.yaml"]
+
+
+@pytest.mark.parametrize("takes_raw_pixels", [True, False])
+def test_readme_says_who_scales_the_pixels(takes_raw_pixels, tmp_path):
+    readme = written(tmp_path, takes_raw_pixels=takes_raw_pixels)["README.md"]
+    assert ("[0, 255], which the graph scales" in readme) is takes_raw_pixels
+    assert ("which the graph does not scale" in readme) is not takes_raw_pixels
 
 
 def test_files_of_the_user_are_kept(tmp_path):

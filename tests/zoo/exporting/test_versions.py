@@ -39,6 +39,14 @@ def test_versions_count_up(tmp_path):
     assert (base / "1").stat().st_mode == (base / "notes").stat().st_mode
 
 
+def test_readme_describes_the_newest_version(tmp_path):
+    labels = np.array([f"label {i}" for i in range(10)])
+    for version in (5, 3):
+        folder = export(vector(), tmp_path, version, labels=labels)
+        assert load_exported(folder).labels == tuple(labels)
+        assert "Version 5 takes" in (tmp_path / "README.md").read_text("utf-8")
+
+
 # Models that are no image classifiers
 
 
@@ -130,14 +138,14 @@ def test_something_else_than_a_model(model, tmp_path):
 
 BAD_LABELS = [
     *("0123456789", ["a", "b"], ["a"] * 11, list(range(10)), ["two\nlines"] * 10),
-    *([""] * 10, {str(i) for i in range(10)}, 7),
+    *([""] * 10, {str(i) for i in range(10)}, 7, ["a"] * 10, np.arange(10)),
 ]
 
 
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        *(("labels", x, "a list of 10 strings") for x in BAD_LABELS),
+        *(("labels", x, "a list of 10 different strings") for x in BAD_LABELS),
         *(("version", x, "from 1, ") for x in (0, -1, 1.0, "2", True, 2**63, [1])),
         ("format", "h5", "one of 'saved_model', 'onnx'"),
     ],

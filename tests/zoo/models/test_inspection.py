@@ -43,6 +43,22 @@ def test_decode_predictions():
         zoo.decode_predictions(probabilities[0], card)
     with pytest.raises(ValueError, match=r"Received: labels=None\."):
         zoo.decode_predictions(probabilities, zoo.LeNet5())
+    array = np.array(card.categories)
+    assert decoded == zoo.decode_predictions(probabilities, array, top=2)
+
+
+@pytest.mark.parametrize(
+    ("value", "labels", "top", "message"),
+    [
+        (1, {"a", "b"}, 1, "`labels` must be .*Received: labels={"),
+        (1, ["a", "b"], 0, r"`top` must be .*Received: top=0\."),
+        (1, ["a", "b"], -1, r"`top` must be .*Received: top=-1\."),
+        (np.nan, ["a", "b"], 1, r"must not contain NaN.*Received: probabilities="),
+    ],
+)
+def test_bad_predictions(value, labels, top, message):
+    with pytest.raises(ValueError, match=message):
+        zoo.decode_predictions([[0, 1], [value, 0]], labels, top)
 
 
 @pytest.mark.parametrize("names", ["", "a", "ab"])
@@ -123,6 +139,10 @@ def test_ends_in_softmax():
         ends_in_softmax(keras.Sequential([keras.layers.Dense(2)]))
 
 
+def sigmoid(x):
+    return keras.Sequential([keras.Input((3,)), layers.Dense(3, "sigmoid")])(x)
+
+
 def classifier(end):
     """A model that ends in a function of the outputs of two layers."""
     inputs = keras.Input((2,))
@@ -139,6 +159,8 @@ def classifier(end):
         lambda x, _: layers.Dense(3, ops.softmax)(x),
         lambda x, _: layers.Flatten()(layers.Reshape((1, 3))(layers.Softmax()(x))),
         lambda x, _: ops.cast(layers.Dropout(0.5)(ops.softmax(x)), "float16"),
+        lambda x, _: layers.Softmax()(layers.BatchNormalization()(x)),
+        lambda x, _: ops.softmax(sigmoid(x)),
         lambda x, y: 0.3 * ops.softmax(x) + 0.7 * ops.softmax(y),
         lambda x, _: keras.Sequential([keras.Input((3,)), layers.Dense(3, "softmax")])(
             x
@@ -154,6 +176,9 @@ def test_other_forms_of_softmax(end):
     ("end", "last"),
     [
         (lambda x, _: layers.Softmax(axis=0)(x), "softmax"),
+        (lambda x, _: layers.BatchNormalization()(x), "batch"),
+        (lambda x, y: x + layers.BatchNormalization()(y), "add"),
+        (lambda x, _: sigmoid(x), "sequential"),
         (lambda x, _: ops.log_softmax(x), "log_softmax"),
         (lambda x, y: ops.add(ops.softmax(x), y), "add"),
         (lambda x, y: ops.add(ops.softmax(x), ops.softmax(y)), "add"),

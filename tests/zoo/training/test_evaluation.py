@@ -31,7 +31,7 @@ def test_scaled_pixels_give_a_warning(examples):
     scaled = examples[0] / 255, examples[1]
     with pytest.warns(UserWarning, match=r"lie in \[0, 1\], but the model takes raw"):
         zoo.evaluate(zoo.ShallowMLP(8), scaled)
-    with pytest.warns(UserWarning, match="Multiply them by 255"):
+    with pytest.warns(UserWarning, match="Pass them unscaled"):
         zoo.train("shallow_mlp", scaled, epochs=1, batch_size=500, verbose=0)
     zoo.evaluate(zoo.ShallowMLP(8, include_preprocessing=False), scaled)
 
