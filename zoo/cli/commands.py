@@ -238,6 +238,7 @@ def predict(
     import numpy as np
 
     from zoo.data.images import draw_images, find_images
+    from zoo.models.inspection import ends_in_softmax
     from zoo.models.labels import find_data
 
     files: dict[Path, None] = {}
@@ -268,6 +269,8 @@ def predict(
     rows = []
     if pixels:
         outputs = model.predict(np.stack([*pixels.values()]), verbose=0)
+        if not ends_in_softmax(model):
+            outputs = np.exp(outputs - np.logaddexp.reduce(outputs, -1, keepdims=True))
         decoded = zoo.decode_predictions(outputs, labels, top)
         for file, (best, *rest) in zip(pixels, decoded, strict=True):
             row = {"file": str(file), "label": best[0], "probability": best[1]}

@@ -59,11 +59,6 @@ def import_keras() -> None:
         with open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), 2)
             import keras  # noqa: F401
-    except ModuleNotFoundError as error:
-        if str(error.name).partition(".")[0] in ("tensorflow", "jax", "torch"):
-            backends = "tensorflow, jax or torch"
-            error.msg += f". Install it, or set KERAS_BACKEND to {backends}."
-        raise
     finally:
         os.dup2(terminal, 2)
         os.close(terminal)
@@ -118,6 +113,8 @@ def describe(error: Exception) -> str:
     """Returns the message of an error, with its type if the type is unexpected."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror + (f": {error.filename}" if error.filename else "")
+    if re.match("No module named '(tensorflow|jax|torch)", str(error)):
+        return f"{error}. Install it, or set KERAS_BACKEND to tensorflow, jax or torch."
     if isinstance(error, OSError | ValueError | TypeError | ImportError):
         return str(error)
     return f"{type(error).__name__}: {error} (`zoo --debug COMMAND` shows where.)"

@@ -83,7 +83,8 @@ def test_what_is_not_the_digit_is_left_out(spoil, tmp_path):
 @pytest.mark.parametrize("paper", [0, 128, 255])
 def test_a_blank_page_stays_black(paper, tmp_path):
     Image.new("L", (90, 70), paper).save(tmp_path / "x.png")
-    assert not read_image(tmp_path / "x.png", SHAPE, "mnist").any()
+    with pytest.warns(UserWarning, match=r"No ink was found.*x\.png'"):
+        assert not read_image(tmp_path / "x.png", SHAPE, "mnist").any()
 
 
 @pytest.mark.parametrize("light", [True, False])
