@@ -170,7 +170,8 @@ def _check_labels(model: keras.Model, labels: Sequence[str] | None) -> list[str]
     if labels is None:
         warnings.warn(
             "The model does not know the labels of its classes: they are exported as "
-            "'0', '1', ... Pass `labels`, or set `model.categories`.",
+            "'0', '1', ... Pass `labels`, or set `model.categories`, and "
+            "`model.normalization` for image files.",
             stacklevel=3,
         )
         labels = list(map(str, range(classes)))

@@ -279,7 +279,8 @@ def _operations(config: dict[str, Any], prefix: str) -> dict[str, Any]:
         if layer["config"]["name"].startswith(prefix)
         and hidden.fullmatch(layer["config"]["name"], len(prefix))
     ]
-    activations = {str(layer["config"].get("activation", "linear")) for layer in found}
+    configs = [layer["config"].get("activation", "linear") for layer in found]
+    activations = set(map(_describe_activation, configs))
     kinds = {layer["class_name"] for layer in found}
     return {
         "activation": sorted(activations - {"linear"}),
@@ -287,3 +288,12 @@ def _operations(config: dict[str, Any], prefix: str) -> dict[str, Any]:
         "residual": "Add" in kinds,
         "include_preprocessing": "Rescaling" in kinds,
     }
+
+
+def _describe_activation(activation: Any) -> str:
+    """Describes an activation without what differs between equal ones: its name."""
+    if not isinstance(activation, dict) or not isinstance(activation["config"], dict):
+        return str(activation)
+    config = activation["config"].items()
+    own = {k: v for k, v in config if k not in ("name", "dtype", "trainable")}
+    return f"{activation['class_name']}({own})"

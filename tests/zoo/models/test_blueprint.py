@@ -323,6 +323,14 @@ def test_published_weights_after_other_layers():
     np.testing.assert_allclose(predict(model), expected, atol=1e-6)
 
 
+def test_a_layer_as_activation_is_compared_by_its_settings(tmp_path):
+    zoo.LeNet5(activation=keras.layers.LeakyReLU(0.3)).save(tmp_path / "x.keras")
+    leaky = keras.layers.LeakyReLU
+    assert zoo.LeNet5(activation=leaky(0.3), weights=tmp_path / "x.keras")
+    with pytest.raises(ValueError, match="`activation` differs"):
+        zoo.LeNet5(activation=leaky(0.1), weights=tmp_path / "x.keras")
+
+
 def test_models_share_a_graph():
     x, names = keras.Input((28, 28, 1)), [*MODELS, "lenet5"]
     models = [
