@@ -7,7 +7,6 @@ Keras and TensorFlow are imported only by the commands that need them, so that
 import dataclasses
 import inspect
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -81,7 +80,7 @@ def info(target: Target, as_json: Json = False) -> None:
 
     if opening.is_target_path(target):
         description: dict[str, Any] = {"file": str(opening.trained_file(target))}
-        description |= opening.read_run(target) or describe(open_target(target))
+        description |= opening.read_run(target) or summarize(open_target(target))
     elif target in zoo.list_models():
         from zoo.models.registry import builder
 
@@ -187,20 +186,17 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure accuracy and loss, e.g. `zoo evaluate lenet5.mnist`."""
-    from zoo.data.examples import has_splits
+    from zoo.data.examples import ALL, choose_split
     from zoo.training.opening import training_data
 
-    chosen = data or training_data(target)
+    used = data or training_data(target)
+    split = choose_split(used, split)
     model = open_target(target)
     verbose = 0 if as_json else terminal.progress()
-    scores = zoo.evaluate(
-        model, chosen, split=split, data_dir=data_dir, verbose=verbose
-    )
-    if not has_splits(chosen):
-        split = "all"
-        if data is None:
-            terminal.complain("The model was trained on these images.", "note")
-    terminal.show({"model": target, "data": chosen, "split": split} | scores, as_json)
+    scores = zoo.evaluate(model, used, split=split, data_dir=data_dir, verbose=verbose)
+    if split == ALL and data is None:
+        terminal.complain("The model was trained on these images.", "note")
+    terminal.show({"model": target, "data": used, "split": split} | scores, as_json)
 
 
 @app.command()
@@ -256,9 +252,9 @@ def predict(
     if not files:
         raise typer.Exit(1)
     model = open_target(weights)
-    labels = labels_of(model)
-    # Of an unknown model, the form of the images is unknown, too.
-    as_is = as_is or find_data(model) == (None, None)
+    labels, form = find_data(model)
+    # If nothing is known about a model, image files are only resized.
+    as_is = as_is or (labels is None and form is None)
     pixels = {}
     for file in files:
         try:
@@ -271,7 +267,7 @@ def predict(
         outputs = model.predict(np.stack([*pixels.values()]), verbose=0)
         if not ends_in_softmax(model):
             outputs = np.exp(outputs - np.logaddexp.reduce(outputs, -1, keepdims=True))
-        decoded = zoo.decode_predictions(outputs, labels, top)
+        decoded = zoo.decode_predictions(outputs, labels or number_classes(model), top)
         for file, (best, *rest) in zip(pixels, decoded, strict=True):
             row = {"file": str(file), "label": best[0], "probability": best[1]}
             rows.append(row | {"runner_up": dict(rest)})
@@ -280,8 +276,7 @@ def predict(
     if rows and show:
         draw_images(show, [*pixels.values()], [str(row["label"]) for row in rows])
     if failed:
-        total = failed + len(rows)
-        terminal.complain(f"{failed} of {total} files could not be read.")
+        terminal.complain(f"{failed} of {failed + len(rows)} files could not be read.")
         raise typer.Exit(1)
 
 
@@ -366,19 +361,14 @@ def open_target(target: str) -> "keras.Model":
     return zoo.load_model(target)
 
 
-def labels_of(model: "keras.Model") -> Sequence[str]:
-    """Returns the labels of a model's classes, or their numbers, with a warning."""
-    from zoo.models.labels import find_data
-
-    labels, _ = find_data(model)
-    if labels is None:
-        message = "The model does not know the labels of its classes: they are shown as"
-        terminal.complain(f"{message} '0', '1', ...", "warning")
-        labels = tuple(map(str, range(model.output_shape[-1])))
-    return labels
+def number_classes(model: "keras.Model") -> tuple[str, ...]:
+    """Returns the numbers of a model's classes in the place of labels, and says so."""
+    message = "The model does not know the labels of its classes: they are shown as"
+    terminal.complain(f"{message} '0', '1', ...", "warning")
+    return tuple(map(str, range(model.output_shape[-1])))
 
 
-def describe(model: "keras.Model") -> dict[str, Any]:
+def summarize(model: "keras.Model") -> dict[str, Any]:
     """Returns what `zoo info` prints of a model that is neither published nor a run."""
     fields = ("name", "input_shape", "categories", "normalization")
     found = {field: getattr(model, field, None) for field in fields}

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ SPLITS = {
     "validation": ("validation", "val", "valid"),
     "test": ("test", "testing"),
 }
+ALL = "all"  # The split of data that have none.
 
 
 class MissingSplitError(ValueError):
@@ -81,7 +82,7 @@ def load_examples(
         info = dataset_info(data)
         images, labels = load_dataset(data, split, as_="numpy", data_dir=data_dir)
         return LabeledImages(images, labels, info.classes, info.normalization)
-    is_split = set(split.split("+")) <= SPLITS.keys()
+    is_split = split == ALL or set(split.split("+")) <= SPLITS.keys()
     check_argument(is_split, "split", split, f"one of {[*SPLITS]}, or 'A+B'")
     if path is not None and path.is_dir():
         examples = _read_folder(path, split, shape, form)
@@ -117,7 +118,7 @@ def load_training_data(
         labels = examples.labels_in(known)
         examples = examples._replace(labels=labels, categories=tuple(known))
     if validation_data is not None:
-        part = "validation" if has_splits(validation_data) else "test"  # or all images
+        part = choose_split(validation_data, "validation")
         validation = load_examples(validation_data, part, **options)
     elif split == "train" and isinstance(data, str | os.PathLike):
         with contextlib.suppress(MissingSplitError):
@@ -132,7 +133,15 @@ def has_splits(data: Data) -> bool:
     path = find_path(data)
     if path is None:
         return isinstance(data, str)
-    return bool(_find_splits(path) if path.is_dir() else _find_arrays(_load(path)))
+    if path.is_dir():
+        return bool(_find_splits(path))
+    with _open(path) as file:
+        return bool(_find_arrays(file.files))
+
+
+def choose_split(data: Data, split: str) -> str:
+    """Returns a split, or `ALL` for data without splits."""
+    return split if has_splits(data) else ALL
 
 
 def find_path(data: Data) -> Path | None:
@@ -208,42 +217,46 @@ def _collect(data: Any) -> tuple[np.ndarray, ...]:
     return tuple(map(np.concatenate, zip(*batches, strict=True)))
 
 
-def _load(path: Path) -> dict[str, np.ndarray]:
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[Any]:
     if path.suffix != ".npz" or not path.is_file():
         raise FileNotFoundError(
             "Data must be a folder with a subfolder of images per class, or a .npz "
             f"file. Received: data={str(path)!r}."
         )
     try:
-        return dict(np.load(path))
+        with np.load(path) as file:
+            yield file
     except Exception as error:  # Damaged bytes can cause any exception.
         raise ValueError(
             f"The file cannot be read: {error}. Received: data={str(path)!r}."
         ) from error
 
 
-def _find_arrays(arrays: dict[str, np.ndarray]) -> dict[str, ArrayPair]:
+def _find_arrays(names: Sequence[str]) -> dict[str, tuple[str, str]]:
     return {
-        split: (arrays[f"x_{name}"], arrays[f"y_{name}"])
-        for split, names in SPLITS.items()
-        for name in names
-        if {f"x_{name}", f"y_{name}"} <= arrays.keys()
+        split: (f"x_{name}", f"y_{name}")
+        for split, known in SPLITS.items()
+        for name in known
+        if {f"x_{name}", f"y_{name}"} <= set(names)
     }
 
 
 def _read_npz(path: Path, split: str) -> LabeledImages:
-    arrays = _load(path)
-    splits = _find_arrays(arrays)
-    found = [splits[part] for part in split.split("+") if part in splits]
-    if not splits and split != "validation" and {"x", "y"} <= arrays.keys():
-        found = [(arrays["x"], arrays["y"])]
-    if not found:
+    with _open(path) as file:
+        splits = _find_arrays(file.files)
+        found = [splits[part] for part in split.split("+") if part in splits]
+        if not splits and split != "validation" and {"x", "y"} <= set(file.files):
+            found = [("x", "y")]
+        parts = [(file[x], file[y]) for x, y in found]
+        names = file["categories"].tolist() if "categories" in file else ()
+    if not parts:
         raise MissingSplitError(
             f"The file needs the arrays x_{split} and y_{split}, or x and y. "
-            f"Received: data={str(path)!r} with {sorted(arrays)}."
+            f"Received: data={str(path)!r} with {sorted(file.files)}."
         )
-    pair = check_examples([*map(np.concatenate, zip(*found, strict=True))])
-    return _name_classes(*pair, arrays.get("categories", np.empty(0)).tolist())
+    pair = check_examples([*map(np.concatenate, zip(*parts, strict=True))])
+    return _name_classes(*pair, names)
 
 
 def _find_splits(folder: Path) -> dict[str, Path]:

@@ -111,7 +111,7 @@ def read_images(
             "The model must take images of one size, (height, width), with or without "
             f"1 or 3 channels. Received: model.input_shape={(None, *shape)}."
         )
-    categories, form = find_data(model)
+    categories, form = (None, None) if as_is else find_data(model)
     if not as_is and categories is None and form is None:
         warnings.warn(
             f"The form of the images of the model {model.name!r} is unknown: files are "
@@ -119,7 +119,7 @@ def read_images(
             "`as_is=True`.",
             stacklevel=2,
         )
-    images = [read_image(file, shape, None if as_is else form) for file in files]
+    images = [read_image(file, shape, form) for file in files]
     if not images:
         raise ValueError("`files` must hold at least one file. Received: files=[].")
     return np.stack(images)

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 
 from zoo.data.catalog import PathLike
-from zoo.data.examples import Data, has_splits
+from zoo.data.examples import Data, choose_split, has_splits
 from zoo.display import Table
 from zoo.errors import check_argument
 from zoo.models.inspection import count_flops
@@ -74,16 +74,13 @@ def compare(
     if recipe is not None and not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe)
     options |= {"validation_data": validation_data, "data_dir": data_dir}
-    tested: dict[str, Any] = {"data_dir": data_dir, "split": split}
-    tested["from_logits"] = options.get("from_logits")
-    if validation_data is not None and not has_splits(validation_data):
-        tested["split"] = "test"  # All images.
+    tested_data = data if validation_data is None else validation_data
+    tested: dict[str, Any] = {"split": choose_split(tested_data, split)}
+    tested |= {"data_dir": data_dir, "from_logits": options.get("from_logits")}
     rows = Table()
     for entry in models:
         name, model, verdict = _train_or_load(entry, data, recipe, options)
-        scores = evaluate(
-            model, data if validation_data is None else validation_data, **tested
-        )
+        scores = evaluate(model, tested_data, **tested)
         row = {"model": name, "parameters": model.count_params(), "flops": None}
         with contextlib.suppress(ValueError):  # Of a layer that it does not know.
             row["flops"] = count_flops(model)

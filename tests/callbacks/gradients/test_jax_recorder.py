@@ -78,7 +78,10 @@ class Guarded(keras.Sequential):
             _, updates = jax.lax.scan(lambda _, g: (0, update(g)), 0, batch)
             updated = jax.tree.map(lambda v: v[0], updates)
         else:
-            kept = lambda _: (weights, optimizer_state)  # noqa: E731
+
+            def kept(gradients):
+                return weights, optimizer_state
+
             finite = jax.numpy.isfinite(value)
             updated = jax.lax.cond(finite, update, kept, gradients)
         weights, optimizer_state = updated
