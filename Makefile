@@ -7,7 +7,7 @@ MARK ?= not endurance and not runtimes
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 
-.PHONY: demo test test-backends test-all lint docs redrawn bench clean
+.PHONY: demo test test-backends test-all lint docs redrawn bench bench-diagnosis clean
 
 # A tour of about a minute: weights, gradients, a table, a figure, an export.
 demo: $(INSTALLED)
@@ -61,6 +61,10 @@ bench: $(INSTALLED)
 	KERAS_BACKEND=torch .venv-torch/bin/python benchmarks/gradient_norms.py
 	$(MAKE) .venv-runtimes/.installed VENV=.venv-runtimes EXTRAS=dev,onnx,litert,openvino
 	PYTHONPATH=tests/helpers .venv-runtimes/bin/python benchmarks/serving.py
+
+# The diagnosis of gradients on networks that did not set its thresholds.
+bench-diagnosis: $(INSTALLED)
+	PYTHONPATH=tests/helpers $(BIN)/python benchmarks/diagnosis.py
 
 clean:
 	rm -rf .venv* dist demo .*_cache

@@ -1,102 +1,45 @@
-"""Finds faults of training that show in its gradient norms."""
+"""Finds faults of training that show in its gradient norms.
 
-import dataclasses
-import html
+Norms are compared with those of the weights, so that neither the loss's scale nor the
+targets' matter: a layer's *relative gradient* is the norm of its gradient, divided by
+that of its weights before training and by that of the gradient of the model's last
+vector (the bias of the last layer, usually), which is the size of the error at the
+output.
+"""
+
 import itertools
-import re
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .record import Record, Table
-
-ADVICE = {
-    "vanishing": (
-        'a ReLU-like activation with `kernel_initializer="he_normal"`, '
-        "batch or layer normalization, residual connections"
-    ),
-    "exploding": (
-        "a smaller learning rate or a warm-up, `clipnorm=1.0` in the optimizer, an "
-        "initializer that suits the activation (He for ReLU), normalized inputs"
-    ),
-    "non_finite": (
-        "a smaller learning rate, `clipnorm=1.0` in the optimizer, a check of the "
-        "data for NaN and infinity, a loss that takes logits (`from_logits=True`)"
-    ),
-    "dead": (
-        "a smaller learning rate, `leaky_relu` or `gelu` in place of `relu`, zero or "
-        "small positive initial biases; if the loss does not reach the layer, a "
-        "check of its connections"
-    ),
-}
+from .findings import Diagnosis, Finding
+from .record import Column, Record, Table
 
 WINDOW = 10  # optimizer calls per profile,
 MOST_WINDOWS = 1000  # or more, so that a long run has at most this many profiles
+# Pre-activations of this root mean square leave tanh and sigmoid flat.
+SATURATION = 6.0
+SQUASHING = {"tanh", "sigmoid", "hard_sigmoid", "hard_tanh", "softsign", "log_sigmoid"}
 
 
-@dataclasses.dataclass(frozen=True)
-class Finding:
-    """A fault.
+class _Run(NamedTuple):
+    """The calls of an optimizer. Arrays have the shape `(calls, layers)`."""
 
-    Attributes:
-        kind: String. `"vanishing"`, `"exploding"`, `"non_finite"` or `"dead"`.
-        layer: String. The path of the layer that shows it.
-        step: Integer. The number of the optimizer call at which it begins.
-        figures: Dict. The numbers behind it, by name.
-        description: String. The numbers in a sentence.
-    """
+    layers: Table
+    kernels: Table  # the layers that have a kernel
+    variables: Table
+    columns: dict[str, list[Column]]  # by layer
+    weights: NDArray[np.float64]  # norms of the layers with a kernel
+    relative: NDArray[np.float64]  # relative gradients of the layers with a kernel
 
-    kind: str
-    layer: str
-    step: int
-    figures: dict[str, float]
-    description: str
+    def activation(self, layer: str) -> str:
+        return self.columns[layer][0].activation
 
-    @property
-    def advice(self) -> str:
-        """Remedies to try."""
-        return ADVICE[self.kind]
-
-    @property
-    def name(self) -> str:
-        """The kind as written in text."""
-        return self.kind.replace("_", "-")
-
-    @property
-    def title(self) -> str:
-        """The kind, layer and step in a phrase."""
-        return f"{self.name} gradient at {self.layer} from step {self.step}"
-
-    def __str__(self) -> str:
-        return f"{self.title}: {self.description}\n  Try {self.advice}."
-
-
-class Diagnosis(tuple[Finding, ...]):
-    """The findings in the order in which they begin; empty if there are none."""
-
-    @property
-    def verdict(self) -> str:
-        """`"healthy"`, or the kinds found, such as `"exploding, non-finite"`."""
-        return ", ".join(dict.fromkeys(f.name for f in self)) or "healthy"
-
-    def __str__(self) -> str:
-        return "\n".join(map(str, self)) or "No fault found: the gradient is healthy."
-
-    def _repr_html_(self) -> str:
-        """Returns a table for notebooks, or a line if there are no findings."""
-        if not self:
-            return f"<p>{self}</p>"
-        rows = [_html_row("th", "finding", "layer", "since step", "figures", "remedy")]
-        for f in self:
-            cells = f.name, f.layer, str(f.step), f.description, f.advice
-            rows.append(_html_row("td", *cells))
-        return f"<table>{''.join(rows)}</table>"
-
-
-def _html_row(tag: str, *cells: str) -> str:
-    row = "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells)
-    return "<tr>" + re.sub("`(.+?)`", r"<code>\1</code>", row) + "</tr>"
+    def is_recurrent(self, layers: list[str]) -> bool:
+        columns = itertools.chain.from_iterable(map(self.columns.__getitem__, layers))
+        return any(column.name == "recurrent_kernel" for column in columns)
 
 
 def diagnose(
@@ -114,7 +57,7 @@ def diagnose(
             "`vanishing` and `exploding` must be greater than 1, `dead` at least 1. "
             f"Received: vanishing={vanishing}, exploding={exploding}, dead={dead}."
         )
-    layers, layers_with_kernel = record.layers(), record.layers(kernels_only=True)
+    layers = record.layers()
     if not len(layers.steps):
         raise ValueError(
             "No gradient is recorded. Train the model with this callback first. "
@@ -124,35 +67,172 @@ def diagnose(
     patience = 16 if record.dynamic_scale else 1
     findings: list[Finding] = []
     for optimizer in dict.fromkeys(layers.optimizers):
-        table, kernels = layers.of(optimizer), layers_with_kernel.of(optimizer)
-        faults = [*_growth(table, exploding), *_non_finite(table, patience)]
+        run = _select(record, optimizer)
+        broken = list(_non_finite(run.layers, patience))
+        end = min((fault.step for fault in broken), default=np.inf)
+        calls = int((run.layers.steps < end).sum())
+        faults = list(_at_start(run, calls, exploding))
+        faults = faults or [
+            *_growth(run, calls, exploding, ends_broken=bool(broken)),
+            *_saturated(run, calls),
+        ]
         # After an explosion, the profile only shows its consequences.
-        calm = min((fault.step for fault in faults), default=np.inf)
-        profiles = _profiles(kernels, calm)
-        vanished = list(_trend(profiles, kernels.names, vanishing, towards_input=-1))
+        exploded = [f.step for f in faults if f.kind == "exploding"]
+        calm = min(exploded, default=end)
+        profiles = _profiles(run, int((run.layers.steps < calm).sum()))
+        vanished = list(_trend(run, profiles, vanishing, towards_input=-1))
         faults += vanished
-        faults += _trend(profiles, kernels.names, exploding, towards_input=1)
-        faults += _dead(table, dead, underflow=bool(vanished))
-        findings += faults
+        faults += _trend(run, profiles, exploding, towards_input=1)
+        findings += [*faults, *broken, *_dead(run, dead, underflow=bool(vanished))]
     return Diagnosis(sorted(findings, key=lambda finding: finding.step))
 
 
-# The first step of a window, the median norm of each layer over its calls, and the
-# factor by which norms change from the output to the input.
+def _select(record: Record, optimizer: str) -> _Run:
+    """Returns the calls of an optimizer, with their relative gradients."""
+    variables = record.variables().of(optimizer)
+    kernels = record.layers(kernels_only=True).of(optimizer)
+    taking_part = [c for c in record.columns if c.path in set(variables.names)]
+    columns: dict[str, list[Column]] = {}
+    for column in taking_part:
+        columns.setdefault(column.layer, []).append(column)
+    # Weights that are small, or zero as in a last layer, are taken to be as large as
+    # those of a usual initializer, with a variance of 1 / fan_in.
+    usual = [
+        np.sqrt(max(c.shape[-1] for c in columns[layer] if c.is_kernel))
+        for layer in kernels.names
+    ]
+    weights = np.tile(usual, (len(kernels.steps), 1))
+    for measured in record.weights:
+        own = measured.by_layer()
+        norms = [own.get(layer, (0.0, 0.0))[0] for layer in kernels.names]
+        weights[kernels.steps >= measured.step] = np.maximum(usual, norms)
+    vectors = [i for i, column in enumerate(taking_part) if not column.is_kernel]
+    error = variables.norms[:, vectors[-1:]]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        relative = kernels.norms / weights / (error if vectors else np.nan)
+    layers = record.layers().of(optimizer)
+    return _Run(layers, kernels, variables, columns, weights, relative)
+
+
+def _largest(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Returns the largest finite value of each call, or NaN."""
+    largest = np.where(np.isfinite(values), values, -1.0).max(axis=1)
+    return np.where(largest >= 0, largest, np.nan)
+
+
+def _median(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Returns the median over calls of what is finite; 0 if nothing is."""
+    median = np.ma.median(np.ma.masked_invalid(values), axis=0)  # type: ignore[no-untyped-call]
+    return np.asarray(np.ma.filled(median, 0.0))
+
+
+def _at_start(run: _Run, calls: int, threshold: float) -> Iterator[Finding]:
+    """Finds relative gradients that are huge from the first call."""
+    relative = _median(run.relative[: min(calls, WINDOW)])
+    # An explosion within the window comes after calls that are not large.
+    large = np.minimum(relative, _median(run.relative[:1])) >= threshold**2
+    if not large.any():
+        return
+    layer = int(relative.argmax())
+    name, norm = run.kernels.names[layer], float(run.kernels.norms[0, layer])
+    factor, weight = float(relative[layer]), float(run.weights[0, layer])
+    is_recurrent = run.is_recurrent([name])
+    yield Finding(
+        "exploding",
+        name,
+        int(run.kernels.steps[0]),
+        {"norm": norm, "weight_norm": weight, "relative": factor},
+        f"its norm is {norm:.1e} at the first call, {factor:.0e} times the product of "
+        f"that of its weights, {weight:.1e}, and of the error at the output"
+        f"{'; it grows through time' if is_recurrent else ''}.",
+        "recurrent" if is_recurrent else "weights",
+    )
+
+
+def _growth(
+    run: _Run, calls: int, threshold: float, ends_broken: bool
+) -> Iterator[Finding]:
+    """Finds norms that grow far above those of the first calls, and stay there.
+
+    Norms far below those of the weights may grow by any factor, as in a trained model
+    that meets a hard batch. If the relative gradient does not grow, the error does.
+    """
+    norms = run.kernels.norms[:calls]
+    heights, relative = _largest(norms), _largest(run.relative[:calls])
+    is_large = _largest(norms / run.weights[:calls]) >= threshold
+    window = WINDOW if calls > 2 * WINDOW else max(1, calls // 2)
+    for call in range(1, calls if ends_broken else calls - window + 1):
+        start = slice(min(call, WINDOW))
+        first, usual = float(_median(heights[start])), float(_median(relative[start]))
+        usual = max(1.0, usual)
+        grows = heights >= threshold * first
+        grows &= (relative >= threshold * usual) | (heights >= threshold**2 * first)
+        stays = grows[call : call + window].mean() > 0.5
+        if first and grows[call] and is_large[call] and stays:
+            layer = int(np.nanargmax(norms[call]))
+            figures = {"norm": float(norms[call, layer]), "norm_at_first": first}
+            figures |= {
+                "calls": int(grows.sum()),
+                "largest_norm": float(np.nanmax(heights)),
+            }
+            yield Finding(
+                "exploding",
+                run.kernels.names[layer],
+                int(run.kernels.steps[call]),
+                figures,
+                f"its norm is {figures['norm']:.1e}, and at first the largest was "
+                f"{first:.1e}; {grows.sum()} of {len(run.kernels.steps)} calls have "
+                "norms this far above.",
+                "recurrent" if run.is_recurrent(run.kernels.names) else "rate",
+            )
+            return
+
+
+def _saturated(run: _Run, calls: int) -> Iterator[Finding]:
+    """Finds squashing units that are flat from the first call.
+
+    A kernel's gradient is the outer product of the layer's input and a gradient that
+    the bias receives, too. So their ratio is the norm of the input, which, times the
+    root mean square of the weights, is that of the pre-activations.
+    """
+    found: dict[str, float] = {}
+    norms = run.variables.by_name()
+    for layer, weight in zip(run.kernels.names[:-1], run.weights[0], strict=False):
+        columns = {column.name: column for column in run.columns[layer]}
+        if columns.keys() == {"kernel", "bias"} and run.activation(layer) in SQUASHING:
+            kernel, bias = (norms[columns[n].path] for n in ("kernel", "bias"))
+            with np.errstate(divide="ignore", invalid="ignore"):
+                size = float(_median((kernel / bias)[: min(calls, WINDOW)]))
+            size *= weight / np.sqrt(np.prod(columns["kernel"].shape))
+            if size >= SATURATION:
+                found[layer] = size
+    for layer, size in itertools.islice(found.items(), 1):
+        others = f"; so are those of {len(found) - 1} later layers" if found else ""
+        yield Finding(
+            "saturated",
+            layer,
+            int(run.layers.steps[0]),
+            {"pre_activation": size, "layers": len(found)},
+            f"its pre-activations are of size {size:.0f}, where "
+            f"{run.activation(layer)} is flat{others}.",
+            "weights",
+        )
+
+
+# The number of the first call of a window, the median norm of each layer over its
+# calls, and the factor by which norms change from the output to the input.
 _Profile = tuple[int, NDArray[np.float64], float]
 
 
-def _profiles(table: Table, before: float) -> list[_Profile]:
-    """Returns the profile of each window that begins before a step.
+def _profiles(run: _Run, calls: int) -> list[_Profile]:
+    """Returns the profile of each window of the first calls.
 
     The change ignores layers without a finite, positive norm; it needs three others.
     """
     profiles = []
-    calls = int((table.steps < before).sum())
     window = max(WINDOW, -(-calls // MOST_WINDOWS))
     for start in range(0, max(1, calls - window + 1), window):
-        norms = np.ma.masked_invalid(table.norms[start : min(start + window, calls)])
-        median = np.ma.median(norms, axis=0).filled(0.0)  # type: ignore[no-untyped-call]
+        median = _median(run.kernels.norms[start : min(start + window, calls)])
         depth = np.flatnonzero(median > 0)
         if len(depth) < 3:
             continue
@@ -160,12 +240,12 @@ def _profiles(table: Table, before: float) -> list[_Profile]:
         later, earlier = np.tril_indices(len(depth), -1)
         slopes = (logs[earlier] - logs[later]) / (depth[later] - depth[earlier])
         change = float(np.exp(np.median(slopes) * (len(median) - 1)))
-        profiles.append((int(table.steps[start]), median, change))
+        profiles.append((start, median, change))
     return profiles
 
 
 def _trend(
-    profiles: list[_Profile], layers: list[str], threshold: float, towards_input: int
+    run: _Run, profiles: list[_Profile], threshold: float, towards_input: int
 ) -> Iterator[Finding]:
     """Finds norms that grow (1) or fall (-1) from layer to layer towards the input.
 
@@ -175,47 +255,30 @@ def _trend(
     first = _first_run(over, min(2, len(over)))
     if first is None:
         return
-    step, norms, change = profiles[first]
+    call, norms, change = profiles[first]
+    names = run.kernels.names
     if towards_input > 0:
         kind, verb, layer = "exploding", "grow", int(norms.argmax())
     else:
         kind, verb = "vanishing", "fall"
         # Zeros next to the input are norms below the smallest float32.
         layer = int(np.where(norms > 0, norms, np.inf).argmin()) if norms[0] else 0
+        if _median(run.relative[call : call + WINDOW])[layer] > 1 / threshold:
+            return  # The update of its weights is not small.
     norm, at_output = float(norms[layer]), float(norms[-1])
-    factor = change ** (towards_input / (len(layers) - 1))
+    factor = change ** (towards_input / (len(names) - 1))
+    squashing = sum(run.activation(name) in SQUASHING for name in names)
+    cause = {1: "weights", -1: "squashing" if squashing > len(names) / 3 else "depth"}
+    is_recurrent = run.is_recurrent(names[layer:])
     yield Finding(
         kind,
-        layers[layer],
-        step,
+        names[layer],
+        int(run.kernels.steps[call]),
         {"norm": norm, "norm_at_output": at_output, "factor_per_layer": factor},
-        f"its norm is {norm:.1e} against {at_output:.1e} at {layers[-1]}; "
+        f"its norm is {norm:.1e} against {at_output:.1e} at {names[-1]}; "
         f"norms {verb} by a factor of {factor:.1f} per layer towards the input.",
+        "recurrent" if is_recurrent else cause[towards_input],
     )
-
-
-def _growth(table: Table, threshold: float) -> Iterator[Finding]:
-    """Finds norms far above those of all layers before the first update."""
-    # The first finite norm: a loss scale that is too large overflows at first.
-    first = (table.present & np.isfinite(table.norms)).argmax(axis=0)
-    first_norms = table.norms[first, np.arange(len(table.names))]
-    start = float(np.nanmax(first_norms, initial=0.0))
-    norms = np.where(np.isfinite(table.norms), table.norms, 0.0)
-    large = (norms > threshold * start).any(axis=1)
-    if 0 < start < np.inf and large.any():
-        call, calls = int(large.argmax()), int(large.sum())
-        layer = int(norms[call].argmax())
-        norm = float(norms[call, layer])
-        figures = {"norm": norm, "norm_at_first": start, "calls": calls}
-        figures["largest_norm"] = float(norms.max())
-        yield Finding(
-            "exploding",
-            table.names[layer],
-            int(table.steps[call]),
-            figures,
-            f"its norm is {norm:.1e}, and at first no layer's was above {start:.1e}; "
-            f"{calls} of {len(table.steps)} calls have norms this far above.",
-        )
 
 
 def _non_finite(table: Table, patience: int) -> Iterator[Finding]:
@@ -232,17 +295,24 @@ def _non_finite(table: Table, patience: int) -> Iterator[Finding]:
             {"norm": norm, "layers": layers, "calls": int(broken.any(axis=1).sum())},
             f"its norm is {norm}; {layers} of {len(table.names)} layers are "
             "affected, of which this one is nearest to the output.",
+            "data",
         )
 
 
-def _dead(table: Table, calls: int, underflow: bool) -> Iterator[Finding]:
+def _dead(run: _Run, calls: int, underflow: bool) -> Iterator[Finding]:
     """Finds layers whose norm is exactly zero for `calls` consecutive calls.
 
     A layer that passes no gradient on makes all layers before it dead too. Adjacent
     dead layers are therefore one finding, at the layer nearest to the output. Zeros
-    next to the input of a net whose gradient vanishes are an underflow instead.
+    next to the input of a net whose gradient vanishes are an underflow instead. Calls
+    without any gradient are those of a loss that is exactly zero, unless all are.
     """
+    table = run.layers
     zero = table.present & (table.norms == 0)
+    flat = (zero | ~table.present).all(axis=1)
+    if not flat.all():
+        zero = zero[~flat]
+    steps = table.steps if flat.all() else table.steps[~flat]
     starts = [_first_run(column, calls) for column in zero.T]
     for is_dead, group in itertools.groupby(
         range(len(starts)), key=lambda layer: starts[layer] is not None
@@ -255,9 +325,10 @@ def _dead(table: Table, calls: int, underflow: bool) -> Iterator[Finding]:
         yield Finding(
             "dead",
             table.names[layer],
-            int(table.steps[starts[layer]]),
+            int(steps[starts[layer]]),
             {"layers": len(layers), "calls": count},
-            f"its norm is exactly zero in {count} of {len(table.steps)} calls{others}.",
+            f"its norm is exactly zero in {count} of {len(steps)} calls{others}.",
+            "start" if starts[layer] == 0 else "later",
         )
 
 

@@ -1,27 +1,25 @@
 """The `GradientNorms` callback."""
 
 import contextlib
-import html
 import os
 import warnings
-from collections.abc import Collection, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Iterator
+from typing import Any
 
 import keras
 import numpy as np
-from numpy.typing import NDArray
 
 from . import outputs
 from .backend import recorder_class
-from .diagnosis import ADVICE, Diagnosis, diagnose
-from .instrumented_step import RecordGradients, check_private_names, replaced
+from .diagnosis import diagnose
+from .findings import ADVICE
+from .instrumented_step import RecordGradients, check_private_names
 from .record import Record
+from .views import RecordViews
+from .weights import WeightUpdate
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
-
-class GradientNorms(keras.callbacks.Callback):
+class GradientNorms(RecordViews, keras.callbacks.Callback):
     """Records the L2 norm of each layer's training gradient at every step.
 
     These are the gradients that training computes and passes to the optimizer, at
@@ -54,9 +52,9 @@ class GradientNorms(keras.callbacks.Callback):
             to `log_dir`. Defaults to `"epoch"`.
         logs: Boolean. True to add each layer's mean over the epoch to the epoch's
             logs, as `grad_norm/<layer>`, for later callbacks. Defaults to `False`.
-        stop_on: Collection of `"vanishing"`, `"exploding"`, `"non_finite"` and
-            `"dead"`. Findings that end training after an epoch, with a warning.
-            Defaults to `()`.
+        stop_on: Collection of `"vanishing"`, `"exploding"`, `"saturated"`,
+            `"non_finite"` and `"dead"`. Findings that end training after an epoch, with
+            a warning. Defaults to `()`.
         buffer_size: Integer. The number of optimizer calls whose norms are read from
             the device together; each reading waits for it. Defaults to 1024.
 
@@ -65,6 +63,9 @@ class GradientNorms(keras.callbacks.Callback):
             array of shape `(steps,)`, NaN where the layer took no part (frozen, say).
         variables: Dict from variable path to an array of the same form.
         global_norm: Float64 array of shape `(steps,)`. The norm over all variables.
+        update_ratio: Dict from layer path to a float64 array of shape `(epochs,)`. The
+            norm of the update by the epoch's first batch (by all steps of the first
+            execution with `steps_per_execution`), relative to that of the weights.
         steps: Int64 array of shape `(steps,)`. The numbers of the optimizer calls.
         optimizers: String array `(steps,)`. The model's attribute with the optimizer.
 
@@ -121,6 +122,7 @@ class GradientNorms(keras.callbacks.Callback):
         self._recorder = recorder_class()(record, self.buffer_size, self.applied)
         self._recorder.on_failure = self.flush
         self._fit_begins_at = self._epoch_begins_at = record.end
+        self._update: WeightUpdate | None = None  # by the first batch of the epoch
         self._start_outputs()
 
     def _start_outputs(self) -> None:
@@ -134,7 +136,7 @@ class GradientNorms(keras.callbacks.Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         self._read()
-        of_process = ("_model", "_recorder", "_outputs", "_is_training")
+        of_process = ("_model", "_recorder", "_outputs", "_is_training", "_update")
         return {k: v for k, v in vars(self).items() if k not in of_process}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -160,10 +162,22 @@ class GradientNorms(keras.callbacks.Callback):
         self._is_training = True
         outputs.unwritten.add(self)
 
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._update = WeightUpdate(self._model, self._read().end)
+
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        if batch and self._update:
+            self._measure_update()
         RecordGradients.install(self._model, self._recorder)
 
+    def _measure_update(self) -> None:
+        # On JAX, the property `model` copies the weights back into the model.
+        if self._update and self.model:
+            self._record.weights.append(self._update.measure())
+        self._update = None
+
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self._measure_update()
         if self._outputs:
             self._write(epoch)
         if self.logs and logs is not None:
@@ -184,7 +198,7 @@ class GradientNorms(keras.callbacks.Callback):
 
     def flush(self) -> None:
         """Writes the rows that, after an exception, are written when Python exits."""
-        self._is_training = False
+        self._is_training, self._update = False, None
         outputs.unwritten.discard(self)
         try:
             self._write()
@@ -224,10 +238,13 @@ class GradientNorms(keras.callbacks.Callback):
             )
         self.set_model(model)
         self.on_train_begin()
-        recorder, labeled = self._recorder, [("optimizer", optimizer)]
-        step = recorder.step_class(model, model.train_function, [recorder], labeled)
+        # Without epochs, only the weights before training are measured.
+        weights = WeightUpdate(model, self._record.end).measure()
+        unknown = np.full(len(weights.updates), np.nan)
+        self._record.weights.append(weights._replace(updates=unknown))
+        recorder = self._recorder
         try:
-            with replaced(*step.hooks, (model, "train_function", step)):
+            with recorder.step_class.watch(model, optimizer, recorder):
                 yield self
             self._warn_if_empty()
         finally:
@@ -238,18 +255,19 @@ class GradientNorms(keras.callbacks.Callback):
 
     def get_state(self) -> dict[str, Any]:
         """Returns the record, for `ExactResume`."""
+        self._measure_update()
         return {
             "recording": self._read().get_state(),
-            "model": self._record.model,
             "fit_begins_at": self._fit_begins_at,
             "epoch_begins_at": self._epoch_begins_at,
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Restores what `get_state` returned, also in another process."""
-        self._read()  # What the device holds belongs to the record that is replaced.
+        # What the device and `_update` hold belongs to the record that is replaced.
+        self._read()
+        self._update = None
         self._record = self._recorder.record = Record.from_state(state["recording"])
-        self._record.model = state["model"]
         self._fit_begins_at = state["fit_begins_at"]
         self._epoch_begins_at = state["epoch_begins_at"]
         self._start_outputs()
@@ -274,119 +292,3 @@ class GradientNorms(keras.callbacks.Callback):
         record = self._read()
         for output in self._outputs:
             output.write(record, epoch)
-
-    @property
-    def history(self) -> dict[str, NDArray[np.float64]]:
-        return self._read().layers().by_name()
-
-    @property
-    def variables(self) -> dict[str, NDArray[np.float64]]:
-        return self._read().variables().by_name()
-
-    @property
-    def global_norm(self) -> NDArray[np.float64]:
-        return self._read().global_norm()
-
-    @property
-    def steps(self) -> NDArray[np.int64]:
-        return self._read().variables().steps
-
-    @property
-    def optimizers(self) -> NDArray[np.str_]:
-        return self._read().variables().optimizers
-
-    def to_dict(self, variables: bool = False) -> dict[str, NDArray[Any]]:
-        """Returns the record as one dict of columns, ready for `pandas.DataFrame`.
-
-        Args:
-            variables: Boolean. Norms of variables, not layers. Defaults to `False`.
-
-        Returns:
-            Dict of the arrays `step`, `optimizer`, `global_norm` and one per layer or
-            variable, all of shape `(steps,)`. A layer that has one of these three
-            names is found under `layer/<name>`.
-        """
-        return outputs.to_dict(self._read(), variables)
-
-    def to_csv(self, path: str | os.PathLike[str], variables: bool = False) -> None:
-        """Writes `to_dict` to a file, which `pandas.read_csv` reads back exactly."""
-        outputs.write_csv(path, self.to_dict(variables))
-
-    def diagnose(
-        self, *, vanishing: float = 100.0, exploding: float = 100.0, dead: int = 10
-    ) -> Diagnosis:
-        """Tells you which layer is not learning, since which step and why.
-
-        Args:
-            vanishing: Float. How many times smaller the norm is at the input than at
-                the output, as a trend over all layers that have a kernel. Defaults to
-                100, a factor of 1.67 per layer for ten layers.
-            exploding: Float. How many times a layer's norm exceeds all layers' norms
-                at the first call, or the norm at the output. Defaults to 100.
-            dead: Integer. Consecutive calls with a norm of exactly 0. Defaults to 10.
-
-        Returns:
-            A tuple of `Finding`, empty if the run is healthy. Printed, it describes
-            each fault and suggests remedies; its `verdict` is a short form.
-
-        Raises:
-            ValueError: If nothing is recorded yet, or a threshold is out of range.
-        """
-        return diagnose(self._read(), vanishing, exploding, dead)
-
-    def plot(self, *others: "GradientNorms") -> "Figure":
-        """Draws depth against step, with log10 of the norm as color.
-
-        Needs matplotlib: `pip install gradzoo[plot]`. The input is at the top. Black
-        is a norm of exactly zero, orange one that is NaN or infinite, white a layer
-        that took no part. A dot marks where each finding begins. Of the steps with
-        NaN or infinity that end a run, only the first are drawn.
-
-        Args:
-            *others: `GradientNorms`. Further runs, each drawn as a panel of its own,
-                with the same colors.
-        """
-        from .plotting import plot
-
-        if not all(isinstance(other, GradientNorms) for other in others):
-            raise TypeError(
-                "`plot` takes the `GradientNorms` of further runs. "
-                f"Received: others={others!r}."
-            )
-        return plot([norms._read() for norms in (self, *others)])
-
-    def plot_profile(self, steps: Sequence[int] | None = None) -> "Figure":
-        """Draws the norm against the layer, from the input to the output.
-
-        Needs matplotlib: `pip install gradzoo[plot]`. Layers without a kernel are left
-        out, and norms that are zero or not finite.
-
-        Args:
-            steps: Sequence of integers or `None`. The steps to draw, a line each.
-                Defaults to `None`: the medians over ten steps at the beginning, in the
-                middle and at the end, up to the last step whose norms are all finite.
-
-        Raises:
-            ValueError: If nothing is recorded yet, or a step is not recorded.
-        """
-        from .plotting import plot_profile
-
-        return plot_profile(self._read(), steps)
-
-    def __repr__(self) -> str:
-        record = vars(self).get("_record") or Record()
-        return f"<GradientNorms of {record.model!r}: {record.end:,} rows read>"
-
-    def __str__(self) -> str:
-        with contextlib.suppress(Exception):  # Compiled code, for one, cannot read.
-            self._read()
-        if not self._record.columns:
-            return "GradientNorms: nothing is recorded yet."
-        steps, layers = self._record.layers().norms.shape
-        summary = f"{self._record.model}: {steps:,} steps, {layers} layers"
-        return f"GradientNorms of {summary}, {diagnose(self._record).verdict}"
-
-    def _repr_html_(self) -> str:
-        summary = f"<p>{html.escape(str(self))}</p>"
-        findings = self._record.columns and diagnose(self._record)
-        return summary + findings._repr_html_() if findings else summary

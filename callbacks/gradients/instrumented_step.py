@@ -8,6 +8,7 @@ Only instances are changed, and only for the time of a call.
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -61,6 +62,24 @@ def replaced(*attributes: tuple[Any, str, Any]) -> Iterator[None]:
                 object.__setattr__(owner, name, value)
 
 
+def unordered_layers(model: Any) -> list[Any]:
+    """Returns all layers if their order is not that of the attributes that hold them.
+
+    Functional models list their layers in the order of the data flow.
+    """
+    layers = list(model._flatten_layers())
+    is_compiled = keras.backend.backend() == "torch" and model.jit_compile
+    is_ordered = (
+        isinstance(layer, keras.Sequential)
+        or hasattr(layer, "_operations_by_depth")  # a functional model
+        or len(layer._layers) < 2
+        for layer in layers
+    )
+    if is_compiled or all(is_ordered):
+        return []
+    return [layer for layer in layers if layer is not model]
+
+
 class InstrumentedStep:
     """Trains like `original`, and passes the optimizers' gradients to recorders."""
 
@@ -77,6 +96,10 @@ class InstrumentedStep:
         for recorder in self.recorders:
             recorder.expect_new_step()
         self.layouts: dict[tuple[Any, ...], Layout] = {}
+        self.calls: dict[int, int] = {}  # the order of layers, by their first calls
+        self.call_hooks = [
+            (la, "call", self.note(la)) for la in unordered_layers(model)
+        ]
         self.hooks = [hook for pair in optimizers for hook in self.make_hooks(*pair)]
         self.function = self.make_function()
 
@@ -89,16 +112,38 @@ class InstrumentedStep:
 
     def __call__(self, *args: Any) -> Any:
         try:
-            with replaced(*self.hooks):
+            with replaced(*self.hooks, *self.call_hooks):
                 outputs = self.function(*args)
         except BaseException:
             for recorder in self.recorders:
                 recorder.discard_unfinished()
                 recorder.on_failure()
             raise
+        self.call_hooks = []  # The order of the first run is that of all.
         for recorder in self.recorders:
             recorder.after_run()
         return outputs
+
+    @classmethod
+    @contextlib.contextmanager
+    def watch(cls, model: Any, optimizer: Any, recorder: Recorder) -> Iterator[None]:
+        """Records the calls of an optimizer within a `with` block."""
+        labeled = [("optimizer", optimizer)]
+        step = cls(model, model.train_function, [recorder], labeled)
+        function = model, "train_function", step
+        with replaced(*step.hooks, *step.call_hooks, function):
+            yield
+
+    def note(self, layer: Any) -> Callable[..., Any]:
+        """Returns the method `call` of a layer, which notes the layer's place."""
+        call = layer.call
+
+        @functools.wraps(call)
+        def noted_call(*args: Any, **kwargs: Any) -> Any:
+            self.calls.setdefault(id(layer), len(self.calls))
+            return call(*args, **kwargs)
+
+        return noted_call
 
     def make_hooks(self, label: str, optimizer: Any) -> list[tuple[Any, str, Any]]:
         """Returns the hooks of an optimizer, as attributes for `replaced`."""
@@ -135,7 +180,9 @@ class InstrumentedStep:
         taken, owners = map(list, zip(*pairs, strict=True))
         key = (label, *map(id, owners))
         if key not in self.layouts:
-            columns, positions = zip(*variable_columns(self.model, owners), strict=True)
+            columns, positions = zip(
+                *variable_columns(self.model, owners, self.calls), strict=True
+            )
             has_dynamic_scale = hasattr(optimizer, "dynamic_scale")
             self.layouts[key] = Layout(label, columns, positions, has_dynamic_scale)
         for recorder in self.recorders:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .diagnosis import WINDOW, Diagnosis, diagnose
+from .diagnosis import WINDOW, diagnose
+from .findings import Diagnosis
 from .record import Record, Table
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def plot_profile(record: Record, steps: Sequence[int] | None) -> "Figure":
     from matplotlib import colormaps
 
     findings = diagnose(record)
-    has_kernels = any(column.rank >= 2 for column in record.columns)
+    has_kernels = any(column.is_kernel for column in record.columns)
     table = record.layers(kernels_only=has_kernels)
     if steps is None:
         calls = _finite_calls(table) or len(table.steps)

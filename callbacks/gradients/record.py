@@ -9,19 +9,25 @@ from numpy.typing import NDArray
 
 
 class Column(NamedTuple):
-    """A variable. `rank` is its number of axes: kernels have two or more."""
+    """A variable, with its shape and the name of its layer's activation, or ""."""
 
     layer: str
     name: str
-    rank: int
+    shape: tuple[int, ...]
+    activation: str = ""
 
     @property
     def path(self) -> str:
         return f"{self.layer}/{self.name}"
 
+    @property
+    def is_kernel(self) -> bool:
+        return len(self.shape) >= 2
 
-# Sorts variables from the input to the output of the model: the indices of the
-# layers that contain the variable, from the outermost, then its index in its layer.
+
+# Sorts variables from the input to the output of the model: the place of the layer in
+# the order of calls, or the indices of the layers that contain the variable, from the
+# outermost; then the index of the variable in its layer.
 Position = tuple[int, ...]
 
 
@@ -70,6 +76,25 @@ class Table(NamedTuple):
         return means
 
 
+class Weights(NamedTuple):
+    """The norms of the weights before an optimizer call, and of their change by it.
+
+    With `steps_per_execution`, the change is that by all steps of the execution.
+    """
+
+    step: int  # the number of the call
+    names: tuple[tuple[str, str], ...]  # layer and name of each variable
+    norms: NDArray[np.float64]  # (variables,)
+    updates: NDArray[np.float64]  # (variables,)
+
+    def by_layer(self) -> dict[str, NDArray[np.float64]]:
+        """Returns the norm of each layer's weights and of their update."""
+        squares: dict[str, Any] = {}
+        for (layer, _), *norms in zip(*self[1:], strict=True):
+            squares[layer] = squares.get(layer, 0.0) + np.square(norms)
+        return {layer: np.sqrt(pair) for layer, pair in squares.items()}
+
+
 class Record:
     """All optimizer calls so far. Grows by `add` and is read as tables."""
 
@@ -80,6 +105,7 @@ class Record:
         self.columns: list[Column] = []  # all variables, from the input to the output
         self.end = 0  # the number of the next optimizer call
         self.model = "model"  # its name
+        self.weights: list[Weights] = []  # at the first call of each epoch
 
     @property
     def dynamic_scale(self) -> bool:
@@ -105,22 +131,28 @@ class Record:
             for layout, (steps, norms) in self._calls.items()
         }
 
-    def get_state(self) -> list[dict[str, Any]]:
-        """Returns the calls as dicts of strings, numbers, lists and arrays."""
-        return [
+    def get_state(self) -> dict[str, Any]:
+        """Returns the record as dicts of strings, numbers, lists and arrays."""
+        calls = [
             {"layout": list(layout), "steps": steps, "norms": norms}
             for layout, (steps, norms) in self._arrays().items()
         ]
+        weights = [list(weights) for weights in self.weights]
+        return {"calls": calls, "weights": weights, "model": self.model}
 
     @classmethod
-    def from_state(cls, state: list[dict[str, Any]]) -> "Record":
+    def from_state(cls, state: dict[str, Any]) -> "Record":
         record = cls()
-        for calls in state:
+        for calls in state["calls"]:
+            # JSON turns tuples into lists.
             optimizer, columns, positions, dynamic_scale = calls["layout"]
-            columns = tuple(Column(*column) for column in columns)
+            columns = tuple(Column(la, n, tuple(sh), a) for la, n, sh, a in columns)
             positions = tuple(tuple(position) for position in positions)
             layout = Layout(optimizer, columns, positions, dynamic_scale)
             record.add(layout, calls["steps"], calls["norms"])
+        for step, names, *norms in state["weights"]:
+            record.weights.append(Weights(step, tuple(map(tuple, names)), *norms))
+        record.model = state["model"]
         return record
 
     def since(self, step: int) -> "Record":
@@ -130,6 +162,7 @@ class Record:
             if steps[-1] >= step:
                 later.add(layout, steps[steps >= step], norms[steps >= step])
         later.columns, later.model = self.columns, self.model
+        later.weights = self.weights
         return later
 
     def variables(self) -> Table:
@@ -156,7 +189,7 @@ class Record:
         `kernels_only` leaves out layers without a kernel, such as normalization,
         whose gradients differ in size from those of kernels.
         """
-        kernels = {column.layer for column in self.columns if column.rank >= 2}
+        kernels = {column.layer for column in self.columns if column.is_kernel}
         members: dict[str, list[int]] = {}
         for index, column in enumerate(self.columns):
             if column.layer in kernels or not kernels_only:
@@ -168,6 +201,16 @@ class Record:
             norms[:, index] = _joint_norm(table, indices)
             present[:, index] = table.present[:, indices].any(axis=1)
         return Table(table.steps, table.optimizers, list(members), norms, present)
+
+    def update_ratio(self) -> dict[str, NDArray[np.float64]]:
+        """Returns, per layer, the norm of the update relative to that of the weight."""
+        rows = [weights.by_layer() for weights in self.weights]
+        ratios = {}
+        for layer in dict.fromkeys(column.layer for column in self.columns):
+            pairs = np.array([row.get(layer, (np.nan, np.nan)) for row in rows])
+            with np.errstate(divide="ignore", invalid="ignore"):
+                ratios[layer] = np.divide(*pairs.reshape(-1, 2)[:, ::-1].T)
+        return ratios
 
     def global_norm(self) -> NDArray[np.float64]:
         """Returns the L2 norm over all variables, shape `(calls,)`."""

@@ -77,7 +77,7 @@ def fit(model, data, *callbacks, **kwargs):
 def record_of(norms, dynamic_scale=False):
     """Returns a record of norms, `(calls, layers)`, of dense1, dense2... and logits."""
     names = [f"dense{index}" for index in range(1, norms.shape[1])] + ["logits"]
-    columns = tuple(Column(name, "kernel", 2) for name in names)
+    columns = tuple(Column(name, "kernel", (8, 8)) for name in names)
     positions = tuple((index, 0) for index in range(len(columns)))
     layout = Layout("optimizer", columns, positions, dynamic_scale)
     record = Record()

@@ -2,13 +2,17 @@
 
 from xml.etree import ElementTree
 
+import healthy_networks  # noqa: F401  registers networks
 import keras
 import numpy as np
 import pytest
+import sick_networks  # noqa: F401
+from networks import NETWORKS, SEEDS, examine
 from references import LOSS, record_of
 
 from zoo.callbacks import GradientNorms
-from zoo.callbacks.gradients.diagnosis import Diagnosis, Finding, diagnose
+from zoo.callbacks.gradients.diagnosis import diagnose
+from zoo.callbacks.gradients.findings import Diagnosis, Finding
 from zoo.callbacks.gradients.record import Record
 
 
@@ -88,8 +92,41 @@ def test_healthy_runs_have_no_finding(build, optimizer, seed, images):
     assert str(diagnosis) == "No fault found: the gradient is healthy."
 
 
+# Networks from reports, and a word of the remedy for the sick ones.
+REPORTED = {
+    "ten relu layers of large weights": "initializer",
+    "recurrent matrix above one": "clipnorm",
+    "recurrent net without clipping": "clipnorm",
+    "subclassed sigmoid net": "ReLU-like",
+    "layer cut off by stop gradient": "stop_gradient",
+    "tanh of raw pixels and large weights": "inputs scaled",
+    "kernels of ones": "initializer",
+    "fine tuning a published model": None,
+    "imbalanced classes": None,
+}
+
+
+@pytest.mark.filterwarnings("ignore:Gradients do not exist")  # As intended.
+@pytest.mark.parametrize(("name", "remedy"), REPORTED.items())
+def test_verdicts_of_networks_from_reports(name, remedy):
+    diagnosis, is_right = examine(name, seed=0)
+    assert is_right, str(diagnosis)
+    assert remedy is None or remedy in diagnosis[0].advice
+
+
+@pytest.mark.endurance
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="a GAN in TensorFlow"
+)
+@pytest.mark.parametrize("name", [n for n in NETWORKS if NETWORKS[n].half == "B"])
+def test_verdicts_of_networks_that_set_no_threshold(name):
+    for seed in SEEDS["B"]:
+        diagnosis, is_right = examine(name, seed)
+        assert is_right, f"{seed}: {diagnosis}"
+
+
 def test_notebooks_show_a_table_of_findings():
-    finding = Finding("dead", "a<b>", 7, {}, "1 < 2.")
+    finding = Finding("dead", "a<b>", 7, {}, "1 < 2.", "later")
     table = ElementTree.fromstring(Diagnosis([finding])._repr_html_())
     head, row = (["".join(cell.itertext()) for cell in row] for row in table)
     assert head == ["finding", "layer", "since step", "figures", "remedy"]

@@ -58,7 +58,7 @@ def test_no_two_variables_share_a_column(points):
     fit(model, points, gradients)
     assert len(gradients.variables) == 3
     outside = [keras.Variable(np.ones(3), name="kernel") for _ in range(2)]
-    columns = variable_columns(model, [*model.trainable_variables, *outside])
+    columns = variable_columns(model, [*model.trainable_variables, *outside], {})
     assert len({column for column, _ in columns}) == 5
 
 

@@ -52,7 +52,7 @@ def test_the_picture_of_a_long_run_keeps_a_single_bad_step():
 
 def test_zero_infinity_and_absence_have_colors_of_their_own():
     record = record_of(np.array([[1.0, 0.0], [2.0, 1.0]]))
-    other = Layout("other", (Column("other", "kernel", 2),), ((9, 0),), False)
+    other = Layout("other", (Column("other", "kernel", (2, 2)),), ((9, 0),), False)
     record.add(other, np.array([2]), np.array([[np.inf]]))
     (mesh,) = plot([record]).axes[0].collections
     colors = mesh.to_rgba(mesh.get_array())
