@@ -157,18 +157,24 @@ def _growth(
     Norms far below those of the weights may grow by any factor, as in a trained model
     that meets a hard batch. If the relative gradient does not grow, the error does.
     """
-    norms = run.kernels.norms[:calls]
+    norms, numbers = run.kernels.norms[:calls], np.arange(calls)
     heights, relative = _largest(norms), _largest(run.relative[:calls])
     is_large = _largest(norms / run.weights[:calls]) >= threshold
     window = WINDOW if calls > 2 * WINDOW else max(1, calls // 2)
-    for call in range(1, calls if ends_broken else calls - window + 1):
-        start = slice(min(call, WINDOW))
-        first, usual = float(_median(heights[start])), float(_median(relative[start]))
-        usual = max(1.0, usual)
+    ahead = np.minimum(window, calls - numbers)
+    for start in range(1, min(calls, WINDOW + 1)):
+        first, usual = (float(_median(v[:start])) for v in (heights, relative))
+        growth = relative / max(1.0, usual)
         grows = heights >= threshold * first
-        grows &= (relative >= threshold * usual) | (heights >= threshold**2 * first)
-        stays = grows[call : call + window].mean() > 0.5
-        if first and grows[call] and is_large[call] and stays:
+        grows &= (growth >= threshold) | (heights >= threshold**2 * first)
+        stays = np.convolve(grows, np.ones(window))[window - 1 :] > ahead / 2
+        stays &= ends_broken | (ahead == window)
+        # The reference is that of the calls before, at most the first ten.
+        is_next = numbers >= start if start == WINDOW else numbers == start
+        # After the largest of explosions, all units may be dead at once.
+        found = is_next & grows & is_large & (stays | (growth >= threshold**2))
+        if first and found.any():
+            call = int(found.argmax())
             layer = int(np.nanargmax(norms[call]))
             figures = {"norm": float(norms[call, layer]), "norm_at_first": first}
             figures |= {
