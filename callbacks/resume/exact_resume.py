@@ -17,6 +17,8 @@ from ..optimizers import find_optimizers
 from ..train_function import SkipBatches, TrainFunctionWrapper
 from .callback_state import CallbackStates
 from .checkpoint import CheckpointFolder
+from .fit_data import find_fit, find_randomness, skip_epochs
+from .model_state import find_state
 from .replicas import gather, get_values, has_peers, is_chief, set_values
 from .shuffled_batches import ShuffledBatches
 
@@ -25,16 +27,18 @@ class ExactResume(keras.callbacks.Callback):
     """Saves the state of training, and resumes an interrupted run from it.
 
     The final weights are bit-identical to those of an uninterrupted run, however often
-    it was killed, if the data depend only on the epoch and the batch: batches in the
-    same order in each epoch, or `ShuffledBatches`.
+    it was killed, if the data depend only on their position: batches in the same order
+    in each epoch, an endless sequence that starts again equally, or `ShuffledBatches`.
+    Random data cause a warning before training, as far as they can be detected.
 
     A checkpoint holds all variables of the model, its optimizers, metrics and random
-    layers, the position in the run, `History`, and the state of other callbacks. The
-    last two are kept. A damaged one is skipped; if one cannot be written, as on a full
-    disk, training continues. Both cause a warning. Of several workers, the chief saves.
+    generators, the position in the run, `History`, and the state of other callbacks.
+    The last two are kept. A damaged one is skipped; if one cannot be written, as on a
+    full disk, training continues. Both cause a warning. Of several workers, the chief
+    saves. An iterator in an attribute of the model cannot be saved, with a warning.
 
-    This callback must be the last in the list. In an interrupted epoch, the batches
-    before the checkpoint are drawn and skipped.
+    This callback must be the last in the list. The batches before the checkpoint are
+    drawn and skipped: those of the epoch, or of the run if epochs continue the data.
 
     Args:
         directory: Path of the folder for the checkpoints of one run. If it holds one,
@@ -45,8 +49,7 @@ class ExactResume(keras.callbacks.Callback):
             `EarlyStopping`, `CSVLogger(append=True)`, `GradientNorms`. The state is
             what `get_state()` returns and `set_state(state)` accepts, or else the
             attributes that are numbers, strings, arrays, or lists or dicts of these.
-        data: The `ShuffledBatches` passed to `fit`. Defaults to `None`: the batches
-            come in the same order in each epoch.
+        data: The `ShuffledBatches` passed to `fit`. Defaults to `None`: it is found.
         description: Dict for JSON that identifies the run. A checkpoint with another
             description, optimizer, number of batches or other shapes of variables is
             refused. Defaults to `None`.
@@ -54,7 +57,8 @@ class ExactResume(keras.callbacks.Callback):
     Raises:
         ValueError: If an argument is wrong. When training begins: if the model or an
             optimizer is not built, `data` is passed to `fit` without `steps_per_epoch`,
-            the checkpoint belongs to another run, or all checkpoints are damaged.
+            `BackupAndRestore` comes later in the list, the checkpoint belongs to
+            another run, or all checkpoints are damaged.
         RuntimeError: If workers find different checkpoints when training begins.
 
     Example:
@@ -135,15 +139,17 @@ class ExactResume(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         TrainFunctionWrapper.remove_stale(self._model)
-        self._model._initial_epoch = None
         self._check_built()
+        self._variables, self._bit_generators, unsaved = find_state(self._model)
+        self._inspect_fit(unsaved)
         if self.data and self.params["steps"] is None:
             raise ValueError(
                 "`ShuffledBatches` is endless: pass its `steps_per_epoch` to `fit`. "
                 "Received: steps_per_epoch=None."
             )
         self._run = self._describe_run()
-        self._epoch, self._batch = 0, 0
+        # BackupAndRestore may have set the first epoch.
+        self._epoch, self._batch = self._model._initial_epoch or 0, 0
         self._epochs: list[int] = []
         self._history: dict[str, list[Any]] = {}
         self._resumed = self._checkpoints.read_newest()
@@ -157,7 +163,10 @@ class ExactResume(keras.callbacks.Callback):
         self._model._initial_epoch = None
         if not self._resumed or epoch > self._epoch:
             self._epoch, self._batch = epoch, 0
-        if self.data and (self._resumed or not self._epochs):  # The first epoch.
+        if not self.data:
+            if self._resumed and (iterator := find_fit()[0]):
+                skip_epochs(iterator, len(self._epochs))
+        elif self._resumed or not self._epochs:  # The first epoch.
             # Keras draws whole executions from an endless sequence.
             size = self._model.steps_per_execution
             drawn = epoch * -(-self.params["steps"] // size) * size
@@ -174,7 +183,7 @@ class ExactResume(keras.callbacks.Callback):
             return
         if self._resumed and self._batch:
             model = self.model  # The property copies JAX's state back to the model.
-            set_values(model, _variables(model), self._resumed["variables"])
+            self._set_state(self._resumed)
             set_values(model, model.metrics_variables, self._resumed["metrics"])
             # The other callbacks have seen the epoch and this batch begin again.
             self._callback_states.set(self._resumed["callbacks"])
@@ -223,6 +232,31 @@ class ExactResume(keras.callbacks.Callback):
                 f"Received: unbuilt={unbuilt}."
             )
 
+    def _inspect_fit(self, unsaved: list[str]) -> None:
+        """Checks the order of the callbacks, and warns of what cannot be restored."""
+        iterator, callbacks = find_fit()
+        backups = [isinstance(c, keras.callbacks.BackupAndRestore) for c in callbacks]
+        if not any(backups):
+            self._model._initial_epoch = None
+        elif self in callbacks[: backups.index(True)]:
+            raise ValueError(
+                "Remove BackupAndRestore, or pass it before ExactResume. "
+                f"Received: callbacks={[type(c).__name__ for c in callbacks]}."
+            )
+        random = []
+        if iterator:
+            random = find_randomness(iterator)
+            data = getattr(iterator.data_adapter, "py_dataset", None)
+            self.data = data if isinstance(data, ShuffledBatches) else None
+        if random or unsaved:
+            warnings.warn(
+                "A resumed run will not be bit-identical. Pass `ShuffledBatches`, or "
+                "data in the same order in each epoch (`shuffle=False`), and hold "
+                "state in variables and NumPy generators. "
+                f"Received: data={random}, attributes={unsaved}.",
+                stacklevel=2,
+            )
+
     def _check_agreement(self) -> None:
         """Raises an error unless all workers resume from the same checkpoint."""
         resumed = self._resumed or {"epoch": -1, "batch": -1}
@@ -240,7 +274,8 @@ class ExactResume(keras.callbacks.Callback):
         model, data = self._model, self.data
         run = {
             "optimizer": _fixed(keras.optimizers.serialize(model.optimizer)),
-            "variables": [f"{v.dtype} {list(v.shape)}" for v in _variables(model)],
+            "variables": [f"{v.dtype} {list(v.shape)}" for v in self._variables],
+            "generators": [type(g).__name__ for g in self._bit_generators],
             "batches": self.params["steps"],
             "steps_per_execution": model.steps_per_execution,
             "shuffled_batches": data and [len(data.x), data.batch_size, data.seed],
@@ -264,12 +299,17 @@ class ExactResume(keras.callbacks.Callback):
             )
         self._epoch, self._batch = state["epoch"], state["batch"]
         self._generators = state["torch_generators"]
-        set_values(model, _variables(model), state["variables"])
+        self._set_state(state)
         self._callback_states.set(state["callbacks"])
         self._epochs, self._history = state["epochs"], state["history"]
         # `fit` begins with this epoch; BackupAndRestore of Keras does the same.
         epochs = self.params["epochs"]
         model._initial_epoch = epochs if state["stopped"] else self._epoch
+
+    def _set_state(self, state: dict[str, Any]) -> None:
+        set_values(self._model, self._variables, state["variables"])
+        for i, generator in enumerate(self._bit_generators):
+            generator.state = state["generators"][i]
 
     def _restore_history(self) -> None:
         """Restores `History`, which `fit` clears after `on_train_begin`."""
@@ -295,7 +335,8 @@ class ExactResume(keras.callbacks.Callback):
             "epochs": self._epochs,
             "history": self._history,
             # All workers must take part in reading values that differ by replica.
-            "variables": get_values(model, _variables(model)),
+            "variables": get_values(model, self._variables),
+            "generators": [g.state for g in self._bit_generators],
             "metrics": get_values(model, model.metrics_variables),
             "torch_generators": self._generators,
             "callbacks": self._callback_states.get(),
@@ -312,33 +353,6 @@ class ExactResume(keras.callbacks.Callback):
         if isinstance(self._model.train_function, TrainFunctionWrapper):
             self._model.train_function.remove()
         raise KeyboardInterrupt if self._signal == signal.SIGINT else SystemExit(143)
-
-
-def _variables(model: Any) -> list[Any]:
-    """Returns the variables of layers, random generators and optimizers.
-
-    `model.variables` leaves out the states of stateful recurrent layers and variables
-    that a custom train step keeps in attributes.
-    """
-    optimizers = [optimizer for _, optimizer in find_optimizers(model)]
-    found = [*model.variables, *(v for o in optimizers for v in o.variables)]
-    for layer in model._flatten_layers():
-        found += _find_variables(list(vars(layer).values()))
-    metrics = {id(variable) for variable in model.metrics_variables}
-    unique = {id(variable): variable for variable in found}
-    return [variable for key, variable in unique.items() if key not in metrics]
-
-
-def _find_variables(value: Any) -> Iterator[Any]:
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, list | tuple):
-        for item in value:
-            yield from _find_variables(item)
-    elif isinstance(value, keras.Variable) or type(value).__module__.startswith(
-        "tensorflow.python.ops.resource_variable_ops"
-    ):
-        yield value
 
 
 def _fixed(config: Any) -> Any:

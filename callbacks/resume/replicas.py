@@ -70,7 +70,10 @@ def get_values(model: Any, variables: list[Any]) -> dict[str, Any]:
 def set_values(model: Any, variables: list[Any], saved: dict[str, Any]) -> None:
     """Assigns the result of `get_values` to variables."""
     for variable, value in zip(variables, saved["values"], strict=True):
-        variable.assign(value)
+        if hasattr(variable, "assign"):
+            variable.assign(value)
+        else:  # A buffer of a torch module.
+            variable.copy_(keras.ops.convert_to_tensor(value))
     strategy = _strategy(model)
     for i, values in saved["of_replicas"].items():
         # The number of replicas may have changed.

@@ -17,6 +17,7 @@ import time
 
 import keras
 import numpy as np
+import pytest
 
 from zoo.callbacks import ExactResume, GradientNorms, ShuffledBatches
 
@@ -60,6 +61,16 @@ def fit_small(
         callbacks=[*callbacks, *extra, saving],
         verbose=0,
     )
+
+
+def fit_with_stops(run, folder, counts):
+    """Calls `run(folder, *extra)` with stops; the results must be those without."""
+    expected = run(folder / "whole")
+    for count in counts:
+        with pytest.raises(StoppedError):
+            run(folder / "stopped", StopAt(count))
+    assert run(folder / "stopped") == expected
+    return expected
 
 
 def add_noise(x, rng):

@@ -1,17 +1,7 @@
 import keras
 import numpy as np
 import pytest
-from killed_runs import StopAt, StoppedError, fit_small, small
-
-
-def fit_with_stops(run, folder, counts):
-    """Calls `run(folder, *extra)` with stops; the results must be those without."""
-    expected = run(folder / "whole")
-    for count in counts:
-        with pytest.raises(StoppedError):
-            run(folder / "stopped", StopAt(count))
-    assert run(folder / "stopped") == expected
-    return expected
+from killed_runs import StoppedError, fit_small, fit_with_stops, small
 
 
 def test_callbacks_that_count_batches_and_set_variables(tmp_path):

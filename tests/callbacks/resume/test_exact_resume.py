@@ -7,7 +7,15 @@ import signal
 import keras
 import numpy as np
 import pytest
-from killed_runs import StopAt, StoppedError, fit, fit_small, results, small
+from killed_runs import (
+    StopAt,
+    StoppedError,
+    fit,
+    fit_small,
+    fit_with_stops,
+    results,
+    small,
+)
 from paths import HELPERS, run_python
 
 from zoo.callbacks import ExactResume, GradientNorms, ShuffledBatches
@@ -69,34 +77,47 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path):
         assert results(folder, *fit(folder)) == expected
 
 
-@pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX keeps no such state")
-def test_states_that_are_no_weights_are_resumed(tmp_path):
-    """Those of a stateful recurrent layer, and a variable of the train step."""
+HOOKS = ["train_begin", "epoch_begin", "train_batch_begin", "train_batch_end"]
+HOOKS += ["epoch_end", "train_end"]
 
-    class Counting(keras.Sequential):
-        def train_step(self, *args):
-            self.total[0].assign(self.total[0] + 1)
-            return super().train_step(*args)
 
-    def train(folder, *extra):
+@pytest.mark.parametrize("is_first", [True, False])
+@pytest.mark.parametrize("hook", HOOKS)
+def test_a_callback_that_fails_keeps_the_checkpoint(hook, is_first, tmp_path):
+    def fail(*args, logs=None):
+        counts.append(None)
+        if len(counts) == (1 if "train_" in hook and "batch" not in hook else 2):
+            raise KeyboardInterrupt
+
+    def run(folder, *extra):
         keras.utils.set_random_seed(0)
-        rnn = keras.layers.SimpleRNN(3, stateful=True)
-        model = Counting(
-            [keras.Input((4, 2), batch_size=4), rnn, keras.layers.Dense(1)]
-        )
-        model.total = [keras.Variable(0.0, trainable=False)]
-        model.compile("adam", "mse")
-        x = np.random.default_rng(0).normal(size=(32, 4, 2)).astype("float32")
-        saving = ExactResume(folder, save_freq=np.int64(2))
-        options = {"batch_size": 4, "epochs": 2, "shuffle": False, "verbose": 0}
-        model.fit(x, np.ones((32, 1)), callbacks=[*extra, saving], **options)
-        values = [*model.weights, *rnn.states, *model.total]
-        return [keras.ops.convert_to_numpy(value).tobytes() for value in values]
+        model, saving = small(), ExactResume(folder, save_freq=3)
+        callbacks = [*extra, saving] if is_first else [saving, *extra]
+        settings = {"batch_size": 4, "epochs": 3, "shuffle": False, "verbose": 0}
+        x = np.random.default_rng(0).normal(size=(32, 8)).astype("float32")
+        model.fit(x, np.ones((32, 1)), callbacks=callbacks, **settings)
+        return [weight.tolist() for weight in model.get_weights()]
 
-    expected = train(tmp_path / "whole")
-    with pytest.raises(StoppedError):
-        train(tmp_path / "stopped", StopAt(6))
-    assert train(tmp_path / "stopped") == expected
+    expected, counts = run(tmp_path / "whole"), []
+    callback = keras.callbacks.LambdaCallback(**{f"on_{hook}": fail})
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "stopped", callback)
+    assert run(tmp_path / "stopped") == expected
+
+
+@pytest.mark.parametrize("save_freq", ["epoch", 2])
+def test_beside_backup_and_restore(save_freq, tmp_path):
+    def run(folder, *extra):
+        keras.utils.set_random_seed(0)
+        model = small()
+        backup = keras.callbacks.BackupAndRestore(folder / "backup", save_freq)
+        extra = [backup, *extra]
+        fit_small(folder, model, extra=extra, epochs=3, save_freq=3)
+        with pytest.raises(ValueError, match="Remove BackupAndRestore"):
+            model.fit(np.ones((4, 8)), callbacks=[ExactResume(folder), backup])
+        return [weight.tolist() for weight in model.get_weights()]
+
+    fit_with_stops(run, tmp_path, (6, 12))
 
 
 def test_a_full_disk_ends_nothing(tmp_path, monkeypatch):
