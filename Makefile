@@ -24,14 +24,16 @@ test-backends:
 	KERAS_BACKEND=jax $(MAKE) test VENV=.venv-jax PACKAGES=jax TESTS="$(BACKEND_TESTS)"
 	KERAS_BACKEND=torch $(MAKE) test VENV=.venv-torch PACKAGES=torch==2.13.0 TESTS="$(BACKEND_TESTS)"
 
-# Everything, before a release: also kills, hostile requests, workers, other runtimes,
-# the oldest versions, and every Python version.
+# Everything, before a release: also kills, hostile requests, workers, Keras' own tests,
+# other runtimes, the oldest versions, and every Python version.
 test-all: lint test test-backends
 	$(MAKE) test MARK='endurance and not alone'
 	$(MAKE) test MARK=alone
 	$(MAKE) test VENV=.venv-oldest PACKAGES='-c tests/oldest.txt'
 	KERAS_BACKEND=jax $(MAKE) test VENV=.venv-jax PACKAGES=jax MARK=endurance \
 		TESTS='tests/callbacks tests/zoo/training/test_distributed_jax.py'
+	KERAS_BACKEND=torch $(MAKE) test VENV=.venv-torch PACKAGES=torch==2.13.0 \
+		MARK=endurance TESTS=tests/callbacks/gradients
 	$(MAKE) test VENV=.venv-runtimes EXTRAS=dev,onnx,litert,openvino MARK=runtimes
 
 # Style, layers, types, and the budgets of lines.

@@ -16,7 +16,7 @@ def find_optimizers(model: Any) -> list[tuple[str, Any]]:
     """
     found: dict[int, tuple[str, Any]] = {}
     for owner in model._flatten_layers():
-        if not isinstance(owner, keras.Model):
+        if owner is not model and not isinstance(owner, keras.Model):
             continue
         prefix = "" if owner is model else f"{owner.name}."
         attributes = {"optimizer": getattr(owner, "optimizer", None), **vars(owner)}

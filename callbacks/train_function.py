@@ -5,6 +5,9 @@ from typing import Any
 
 import keras
 
+# Since Keras 3.16, JAX draws the data of several steps at once, for a `lax.scan`.
+DRAWS_AT_ONCE = keras.backend.backend() == "jax" and keras.__version__ >= "3.16"
+
 
 class TrainFunctionWrapper:
     """Replaces `model.train_function` for one call, by `run`.
@@ -51,6 +54,6 @@ class SkipBatches(TrainFunctionWrapper):
     def run(self, *args: Any) -> Any:
         *state, batches = args  # On JAX, the training state comes first.
         if keras.backend.backend() != "torch":  # On torch, Keras has drawn the batch.
-            for _ in range(self.model.steps_per_execution):
+            for _ in range(1 if DRAWS_AT_ONCE else self.model.steps_per_execution):
                 self.on_batch(next(batches))
         return ({}, *state) if state else {}

@@ -4,6 +4,7 @@ import contextlib
 import os
 import warnings
 from collections.abc import Collection, Iterator
+from numbers import Integral
 from typing import Any
 
 import keras
@@ -101,10 +102,13 @@ class GradientNorms(RecordViews, keras.callbacks.Callback):
         buffer_size: int = 1024,
     ) -> None:
         super().__init__()
-        are_kinds = not isinstance(stop_on, str) and set(stop_on) <= ADVICE.keys()
+        are_kinds = isinstance(stop_on, Collection) and not isinstance(stop_on, str)
+        are_kinds = are_kinds and all(kind in list(ADVICE) for kind in stop_on)
         is_known = update_freq in ("batch", "epoch")
+        is_count = isinstance(buffer_size, Integral) and buffer_size is not True
+        is_count = is_count and buffer_size >= 1
         for name, value, is_valid, expected in (
-            ("buffer_size", buffer_size, buffer_size >= 1, "a positive integer"),
+            ("buffer_size", buffer_size, is_count, "a positive integer"),
             ("stop_on", stop_on, are_kinds, f"a collection of {list(ADVICE)}"),
             ("update_freq", update_freq, is_known, '"batch" or "epoch"'),
         ):

@@ -14,27 +14,30 @@ from typing import Any
 
 import keras
 from keras import ops
+from keras.src.trainers.data_adapters import data_adapter_utils
 
 from ..optimizers import find_optimizers
-from ..train_function import SkipBatches, TrainFunctionWrapper
+from ..train_function import DRAWS_AT_ONCE, SkipBatches, TrainFunctionWrapper
 from .naming import variable_columns
 from .record import Layout
 from .recorder import Recorder
 
-TESTED_KERAS = "3.10 to 3.15"
+TESTED_KERAS = "3.10 to 3.16"
 
-# The undocumented names of Keras in use.
-MODEL_NAMES = "train_function make_train_function _flatten_layers"
-OPTIMIZER_NAMES = """
-    _trainable_variables _iterations _get_variable_index _clip_gradients
-    gradient_accumulation_steps
-"""
+# The undocumented names of Keras in use: of a model, its optimizer, and the data.
+NAMES = (
+    "train_function make_train_function _flatten_layers _run_eagerly",
+    "_trainable_variables _iterations _get_variable_index _clip_gradients "
+    "gradient_accumulation_steps",
+    "PartialBatchList" if DRAWS_AT_ONCE else "",
+)
 
 
 def check_private_names(model: Any) -> None:
     """Raises an error if this version of Keras lacks a private name we need."""
     optimizer = getattr(model, "optimizer", None)
-    for owner, names in (model, MODEL_NAMES), (optimizer, OPTIMIZER_NAMES):
+    owners = model, optimizer, data_adapter_utils
+    for owner, names in zip(owners, NAMES, strict=True):
         missing = [name for name in names.split() if not hasattr(owner, name)]
         if owner is not None and missing:
             raise RuntimeError(

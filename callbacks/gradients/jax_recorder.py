@@ -1,6 +1,8 @@
 """Records gradient norms on the JAX backend, as an output of the jitted step."""
 
+import dataclasses
 import functools
+import itertools
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,10 +11,25 @@ import jax
 import jax.numpy as jnp
 import keras
 from jax.extend.core import get_opaque_trace_state
+from keras.src.trainers.data_adapters import data_adapter_utils
 
+from ..train_function import DRAWS_AT_ONCE
 from .instrumented_step import InstrumentedStep, replaced
 from .record import Layout
 from .recorder import Recorder
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Norms:
+    """A dict of norms per step. Keras takes `[-1]` of those of a scan: all of them."""
+
+    steps: list[dict[Any, jax.Array]]
+
+    def __getitem__(self, last: int) -> "Norms":
+        [stacked] = self.steps
+        rows = zip(*stacked.values(), strict=True)
+        return Norms([dict(zip(stacked, row, strict=True)) for row in rows])
 
 
 class JaxInstrumentedStep(InstrumentedStep):
@@ -21,39 +38,40 @@ class JaxInstrumentedStep(InstrumentedStep):
     recorders: "list[JaxRecorder]"  # type: ignore[assignment]
 
     def make_function(self) -> Callable[..., Any]:
-        original = self.model.train_step
+        model, make = self.model, super().make_function
+        original, steps = model.train_step, model.steps_per_execution
 
         # A new function: for an equal bound method, jit finds the original's code.
         def train_step(state: Any, data: Any) -> Any:
-            norms: list[Any] = [{} for _ in self.recorders]
-            pairs = list(zip(self.recorders, norms, strict=True))
-            trace = get_opaque_trace_state()
-            with replaced(
-                *((recorder, "traced", empty) for recorder, empty in pairs),
-                *((recorder, "trace", trace) for recorder, _ in pairs),
-            ):
+            norms: dict[Any, jax.Array] = {}
+            traced = get_opaque_trace_state(), norms
+            with replaced(*((each, "traced", traced) for each in self.recorders)):
                 logs, state = original(state, data)
-            return (logs, norms), state
+            return (logs, Norms([norms])), state
 
-        # Keras returns only the last of several steps, so they run one by one.
-        steps = self.model.steps_per_execution
-        with replaced(
-            (self.model, "train_step", train_step),
-            (self.model, "steps_per_execution", 1),
-        ):
-            one_step = super().make_function()
+        with replaced((model, "train_step", train_step)):
+            scan = make()
+            with replaced((model, "steps_per_execution", 1)):
+                one_step = make()
+
+        def run(function: Callable[..., Any], state: Any, data: Any) -> Any:
+            (logs, outputs), state = function(state, iter([data]))
+            for step in outputs.steps:
+                for (_, recorder, layout), norms in step.items():
+                    Recorder.store(recorder, layout, norms)
+            return logs, state
+
+        # Without a scan, Keras returns only the last of several steps.
+        step = functools.partial(run, one_step)
+        with replaced((model, "train_step", step), (model, "_run_eagerly", True)):
+            one_by_one = make()
+        scans = DRAWS_AT_ONCE and not model.run_eagerly and model.jit_compile
 
         def function(state: Any, iterator: Any) -> Any:
-            for step in range(steps):
-                try:
-                    (logs, outputs), state = one_step(state, iterator)
-                except StopIteration:
-                    if step == 0:
-                        raise
-                    break
-                for recorder, norms in zip(self.recorders, outputs, strict=True):
-                    recorder.receive(norms)
-            return logs, state
+            data = next(iterator)
+            if scans and _are_stacked(data, steps):
+                return run(scan, state, data)
+            return one_by_one(state, itertools.chain([data], iterator))
 
         return function
 
@@ -75,15 +93,19 @@ class JaxInstrumentedStep(InstrumentedStep):
         return hooks
 
 
+def _are_stacked(data: Any, steps: int) -> bool:
+    is_list = steps == 1 or isinstance(data, data_adapter_utils.PartialBatchList)
+    return not is_list and len(keras.tree.flatten(data)[0]) == steps
+
+
 class JaxRecorder(Recorder):
     """Queues the norms that each run of the jitted step returns."""
 
     step_class = JaxInstrumentedStep
     closed = False
-    # The norms of the step being traced, by the number of the call in the step and its
-    # layout. A compiled step returns them in the order of these keys.
-    traced: dict[tuple[int, Layout], jax.Array] | None = None
-    trace: Any = None  # that of the step
+    # The trace of the step, and its norms by the number of the call, the recorder and
+    # the layout. A compiled step returns them in the order of these keys.
+    traced: tuple[Any, dict[tuple[int, Recorder, Layout], jax.Array]] | None = None
 
     def compute_norms(self, gradients: list[Any]) -> jax.Array:
         return _norms(gradients)
@@ -95,7 +117,8 @@ class JaxRecorder(Recorder):
             on_one_device = jax.device_count() == 1  # Only there, JAX keeps an order.
             jax.debug.callback(receive, norms, ordered=on_one_device)
             return
-        if get_opaque_trace_state() != self.trace:
+        trace, norms_of_step = self.traced
+        if get_opaque_trace_state() != trace:
             # A value of an inner function cannot leave it as an output of the step.
             warnings.warn(
                 "GradientNorms does not record this optimizer call, which is inside "
@@ -105,11 +128,7 @@ class JaxRecorder(Recorder):
             )
             self.is_recorded_elsewhere = True
             return
-        self.traced[len(self.traced), layout] = norms
-
-    def receive(self, traced: dict[tuple[int, Layout], jax.Array]) -> None:
-        for (_, layout), norms in traced.items():
-            super().store(layout, norms)
+        norms_of_step[len(norms_of_step), self, layout] = norms
 
     def receive_from_loop(self, layout: Layout, norms: Any) -> None:
         """Queues norms in a thread of JAX, where `effects_barrier` would deadlock."""

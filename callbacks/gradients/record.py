@@ -1,6 +1,7 @@
 """The gradient norms read from the device, as NumPy arrays."""
 
 from array import array
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -124,12 +125,17 @@ class Record:
         calls[1].frombytes(np.asarray(norms, np.float64).tobytes())
         self.end = max(self.end, int(steps[-1]) + 1)
 
-    def _arrays(self) -> dict[Layout, tuple[NDArray[np.int64], NDArray[np.float64]]]:
+    def _arrays(
+        self, since: int = 0
+    ) -> dict[Layout, tuple[NDArray[np.int64], NDArray[np.float64]]]:
         """Returns the steps and the norms of each layout, with a row per call."""
-        return {
-            layout: (np.array(steps), np.array(norms).reshape(len(steps), -1))
-            for layout, (steps, norms) in self._calls.items()
-        }
+        arrays = {}
+        for layout, (steps, norms) in self._calls.items():
+            first, width = bisect_left(steps, since), len(layout.columns)
+            if first < len(steps):  # Copies of these calls alone.
+                rows = np.frombuffer(norms[first * width :]).reshape(-1, width)
+                arrays[layout] = np.frombuffer(steps[first:], np.int64), rows
+        return arrays
 
     def get_state(self) -> dict[str, Any]:
         """Returns the record as dicts of strings, numbers, lists and arrays."""
@@ -158,9 +164,8 @@ class Record:
     def since(self, step: int) -> "Record":
         """Returns the calls from number `step` on, with the columns of all calls."""
         later = Record()
-        for layout, (steps, norms) in self._arrays().items():
-            if steps[-1] >= step:
-                later.add(layout, steps[steps >= step], norms[steps >= step])
+        for layout, calls in self._arrays(step).items():
+            later.add(layout, *calls)
         later.columns, later.model = self.columns, self.model
         later.weights = self.weights
         return later

@@ -1,5 +1,6 @@
 """The base class of the recorders, which keep gradient norms on the device."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -73,6 +74,7 @@ class Recorder:
 
     def keep(self, calls: list[tuple[Layout, np.ndarray[Any, Any]]]) -> None:
         """Adds consecutive calls, each (layout, norms), to the record."""
-        for layout, norms in calls:
-            if not norms[0] < 0:
-                self.record.add(layout, np.array([self.record.end]), norms)
+        updates = [call for call in calls if not call[1][0] < 0]
+        for layout, group in itertools.groupby(updates, key=lambda call: call[0]):
+            norms = np.stack([norms for _, norms in group])
+            self.record.add(layout, self.record.end + np.arange(len(norms)), norms)

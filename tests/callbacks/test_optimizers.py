@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from references import LOSS, read_events
+from references import LOSS, fit, read_events
 
 from zoo.callbacks import GradientNorms
 from zoo.callbacks.optimizers import find_optimizers
@@ -88,3 +88,18 @@ def test_optimizers_are_found_wherever_a_model_has_them_and_only_once():
         ("named['second']", second),
         ("nested.optimizer", nested.optimizer),
     ]
+
+
+def test_a_layer_that_trains_by_keras_trainer_is_its_own_model(points):
+    trainer = next(owner for owner in keras.Model.__mro__ if "fit" in vars(owner))
+
+    class Trained(trainer, keras.layers.Dense):
+        def __init__(self):
+            keras.layers.Dense.__init__(self, 1)
+            trainer.__init__(self)
+
+    model, gradients = Trained(), GradientNorms()
+    model.compile("sgd", "mse")
+    fit(model, points, gradients)
+    assert list(gradients.variables) == ["model/kernel", "model/bias"]
+    assert len(gradients.steps) == 6

@@ -31,6 +31,15 @@ class Subclassed(keras.Model):
         return self.logits(self.hidden(inputs))
 
 
+def convolutional():
+    """Rounds differently in a `lax.scan`."""
+    fold = keras.layers.Reshape((4, 2, 1))
+    convolution = keras.layers.Conv2D(8, 3, padding="same")
+    normalize = keras.layers.BatchNormalization()
+    last = [keras.layers.Flatten(), keras.layers.Dense(3)]
+    return keras.Sequential([fold, convolution, normalize, *last])
+
+
 class Recurrent(keras.Model):
     """Dropout, batch normalization, attention and an LSTM in one model."""
 
@@ -122,6 +131,7 @@ def test_norms_of_recurrent_and_attention_layers(data):
         (unbuilt, {}, {"jit_compile": True}),
         (unbuilt, {"clipnorm": 0.1, "use_ema": True}, {}),
         (unbuilt, {}, {"steps_per_execution": 3}),
+        (convolutional, {}, {"steps_per_execution": 3}),
     ],
 )
 def test_training_is_bit_for_bit_the_same(build, rule, options, data):
@@ -295,7 +305,12 @@ def test_printed_and_drawn_it_names_the_model_and_the_verdict(data, monkeypatch)
         ("stop_on", "dead"),
         ("stop_on", ["Dead"]),
         ("update_freq", 0),
+        ("stop_on", 5),
+        ("stop_on", [["dead"]]),
         ("buffer_size", 0),
+        ("buffer_size", 2.5),
+        ("buffer_size", True),
+        ("buffer_size", "8"),
     ],
 )
 def test_arguments_that_make_no_sense_are_named(name, value):

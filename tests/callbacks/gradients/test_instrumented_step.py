@@ -1,7 +1,5 @@
 """Tests of the norms that an instrumented step records in special train steps."""
 
-import types
-
 import keras
 import numpy as np
 import pandas as pd
@@ -10,7 +8,7 @@ from references import alike, batches, fit, mse, norms, recorded, regression
 from references import gradients as gradients_of
 
 from zoo.callbacks import GradientNorms
-from zoo.callbacks.gradients.instrumented_step import check_private_names
+from zoo.callbacks.gradients import instrumented_step
 
 
 def sizes(gradients):
@@ -147,7 +145,10 @@ def test_frozen_layers_have_no_row_until_they_are_unfrozen(model, points, tmp_pa
     assert gradients.diagnose() == ()
 
 
-def test_the_error_names_what_keras_lacks():
-    model = types.SimpleNamespace(train_function=None, optimizer=None)
-    with pytest.raises(RuntimeError, match=r"make_train_function.*with, Keras 3"):
-        check_private_names(model)
+@pytest.mark.parametrize("owner", range(3))
+def test_the_error_names_what_keras_lacks(owner, model, monkeypatch):
+    names = [""] * 3
+    names[owner] = "moved_elsewhere"
+    monkeypatch.setattr(instrumented_step, "NAMES", names)
+    with pytest.raises(RuntimeError, match=r"moved_elsewhere.*with, Keras 3"):
+        instrumented_step.check_private_names(model)

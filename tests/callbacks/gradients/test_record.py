@@ -1,5 +1,7 @@
 """Records built from NumPy arrays."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -52,6 +54,17 @@ def test_the_calls_since_a_step_keep_all_columns(record):
     expected = record.global_norm()[17:]
     np.testing.assert_array_equal(record.since(17).global_norm(), expected)
     assert record.since(30).layers().norms.shape == (0, 2)
+
+
+def test_the_latest_calls_are_read_without_a_copy_of_all():
+    record, steps = Record(), np.arange(100_000)
+    record.add(CRITIC, steps, steps[:, None].astype(float))
+    tracemalloc.start()
+    latest = record.since(99_990).layers()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert list(latest.steps) == list(range(99_990, 100_000))
+    assert peak < 50_000
 
 
 def test_a_record_survives_its_state(record, tmp_path):
