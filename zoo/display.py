@@ -35,8 +35,3 @@ class Table(list[dict[str, Any]]):
     def _repr_html_(self) -> str:
         rows = ["".join(f"<td>{html.escape(x)}</td>" for x in r) for r in self._cells()]
         return f"<table>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
-
-
-def preformatted(text: str) -> str:
-    """Returns text as HTML that keeps its lines."""
-    return f"<pre>{html.escape(text)}</pre>"

@@ -39,11 +39,11 @@ def require(package: str, source: str, purpose: str) -> None:
         )
 
 
-def as_list(values: Any) -> list[Any] | None:
-    """Returns a sequence or an array as a list; `None` for other types and text."""
+def as_list(values: Any) -> list[Any]:
+    """Returns a sequence or an array as a list; `[]` for other types and text."""
     values = values.tolist() if hasattr(values, "tolist") else values
     is_sequence = isinstance(values, Sequence) and not isinstance(values, str | bytes)
-    return list(values) if is_sequence else None
+    return list(values) if is_sequence else []
 
 
 def holds_files(images: Any) -> bool:

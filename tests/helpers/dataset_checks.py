@@ -2,24 +2,16 @@
 
 import gzip
 import hashlib
-import os
-import subprocess
-import sys
 
 import numpy as np
 from paths import HELPERS
+from worker_processes import start
 
 
 def in_new_process(program, *arguments, **environment):
     """Starts a process that runs `program`, a few lines that can import helpers."""
     lines = f"import sys; sys.path.insert(0, {str(HELPERS)!r})\n{program}"
-    return subprocess.Popen(
-        [sys.executable, "-c", lines, *map(str, arguments)],
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return start("-c", lines, *arguments, **environment)
 
 
 def read_idx(folder, prefix):

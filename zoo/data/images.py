@@ -17,17 +17,9 @@ IMAGE_SUFFIXES = tuple(_SUFFIXES.split())
 
 
 def find_images(path: str | os.PathLike[str]) -> tuple[list[pathlib.Path], int]:
-    """Lists image files.
+    """Lists the image file `path`, or those in a folder, and counts the other files.
 
-    Args:
-        path: Path of an image file, or of a folder, which is searched recursively.
-            Hidden files and folders are skipped, linked folders searched once.
-
-    Returns:
-        A sorted list of paths, and the number of other files in the folder.
-
-    Raises:
-        FileNotFoundError: If the path does not exist, or the folder holds no images.
+    Folders are searched recursively, linked ones once, and hidden ones are skipped.
     """
     path = expand(path)
     files = _files_in(path) if path.is_dir() else [path]
@@ -47,18 +39,8 @@ def read_image(
     """Reads an image file as the pixels that a model takes.
 
     The image is turned upright (Exif), the first frame of an animation is taken, and
-    `zoo.data.normalization.fit` converts the result.
-
-    Args:
-        file: Path or binary file in a format that Pillow reads.
-        shape: Tuple. `(height, width)`, with or without 1 or 3 channels.
-        form: As in `fit`. Defaults to `None`: the image is resized.
-
-    Returns:
-        uint8 array of shape `shape`. A warning names an image without ink in its form.
-
-    Raises:
-        OSError: If the file cannot be read or is no image. The message names it.
+    `zoo.data.normalization.fit` converts the result to uint8 pixels. A warning names an
+    image without ink in its form, and an `OSError` a file that is no image.
     """
     with contextlib.suppress(ImportError):
         import pillow_heif  # type: ignore[import-not-found]

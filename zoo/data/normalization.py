@@ -8,7 +8,7 @@ Reference:
 - [Otsu, 1979](https://doi.org/10.1109/TSMC.1979.4310076): threshold of ink and paper.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -91,8 +91,8 @@ def _normalize_digit(rgba: Any, xp: Any) -> Any:
     ink = xp.sum((image - paper) * direction, -1)
     view = whole = full_box(ink, xp)
     for _ in range(3):
-        part = _find_strokes(ink, view, xp)
-        box, seen = part.box, view
+        seen = view
+        box, background, strokes, black = _find_strokes(ink, seen, xp)
         side = box.side(xp)
         margin = 0.2 * side + 1
         view = Box(
@@ -111,11 +111,11 @@ def _normalize_digit(rgba: Any, xp: Any) -> Any:
         inner = seen.zoom(frame, GRID)
         size = (SIDE, SIDE)
         levels = resample(ink, frame, size, xp)
-        levels = levels - resample(part.background, inner, size, xp)
-        near = xp.minimum(2 * resample(part.strokes, inner, size, xp), 1.0)
+        levels = levels - resample(background, inner, size, xp)
+        near = xp.minimum(2 * resample(strokes, inner, size, xp), 1.0)
         _, _, mean = otsu(levels * near, xp)
-        contrast = xp.maximum((mean - part.black) / MNIST_INK, LEAST_CONTRAST)
-        digit = clip((levels - part.black) / contrast, xp) * near
+        contrast = xp.maximum((mean - black) / MNIST_INK, LEAST_CONTRAST)
+        digit = clip((levels - black) / contrast, xp) * near
         return _thicken(digit, xp)
 
     digit = draw(0.0, 0.0)
@@ -222,20 +222,12 @@ def _find_ink_color(overview: Any, xp: Any) -> tuple[Any, Any]:
     return paper, direction / xp.maximum(xp.sum(direction * direction) ** 0.5, 1e-3)
 
 
-class Strokes(NamedTuple):
-    """The strokes found in a part of an image, and what surrounds them.
+def _find_strokes(ink: Any, view: Box, xp: Any) -> tuple[Box, Any, Any, Any]:
+    """Returns the box of the strokes in a part of an image, and what surrounds them.
 
-    `background` and `strokes` are on the grid; `strokes` is 1 near the digit, else 0.
-    `black` is the level of ink below which there is only noise.
+    These are, on the grid, the background and a mask that is 1 near the strokes; and
+    the level of ink below which there is only noise.
     """
-
-    box: Box
-    background: Any
-    strokes: Any
-    black: Any
-
-
-def _find_strokes(ink: Any, view: Box, xp: Any) -> Strokes:
     levels = resample(ink, view, (GRID, GRID), xp)
     smooth = SMOOTH @ levels @ SMOOTH.T
     # An opening removes what is narrower than its window, the strokes.
@@ -256,7 +248,7 @@ def _find_strokes(ink: Any, view: Box, xp: Any) -> Strokes:
     paper = xp.floats(rest < threshold)
     variance = xp.sum((rest - low) ** 2 * paper) / xp.maximum(xp.sum(paper), 1.0)
     black = low + xp.minimum(2 * variance**0.5, 0.3 * (high - low))
-    return Strokes(bounds(mask * strokes, view, xp), background, strokes, black)
+    return bounds(mask * strokes, view, xp), background, strokes, black
 
 
 def _thicken(digit: Any, xp: Any) -> Any:

@@ -1,5 +1,6 @@
-"""Loads exported versions, and checks them."""
+"""Finds, loads and checks exported versions."""
 
+import json
 import os
 import pathlib
 from collections.abc import Callable
@@ -9,8 +10,9 @@ import numpy as np
 
 from zoo.errors import clean_message, holds_files, name_image, require, warn_if_scaled
 from zoo.exporting import runtimes
-from zoo.exporting.contract import list_files, list_versions, read_contract
 from zoo.files import expand, read_bytes, sha256
+
+FORMATS = ("saved_model", *runtimes.FORMATS)
 
 
 class ExportedModel:
@@ -167,3 +169,37 @@ def check_exported(path: str | os.PathLike[str]) -> pathlib.Path:
                 f"again. Received: signature={signature!r}, {error}."
             ) from error
     return model.path
+
+
+def read_contract(folder: pathlib.Path) -> dict[str, Any]:
+    """Reads the `export.json` of a version."""
+    path = folder / "export.json"
+    if not path.is_file():
+        raise FileNotFoundError(
+            "No version written by `zoo.export` was found. Pass the folder of a "
+            f"version, or the folder of all versions. Received: path={str(folder)!r}."
+        )
+    try:
+        contract: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        is_complete = contract.keys() >= {"labels", "signatures", "files"}
+        if is_complete and contract["format"] in FORMATS:
+            return contract
+    except (ValueError, KeyError, TypeError, AttributeError):
+        pass
+    raise ValueError(
+        f"The file is damaged. Export the model again. Received: path={str(path)!r}."
+    )
+
+
+def list_versions(base: pathlib.Path) -> dict[int, pathlib.Path]:
+    """Lists the versions in a folder by number, as TF Serving finds them."""
+    if not base.is_dir():
+        return {}
+    numbered = (x for x in base.iterdir() if x.name.isascii() and x.name.isdecimal())
+    return {int(path.name): path for path in numbered}
+
+
+def list_files(folder: pathlib.Path) -> list[str]:
+    """Lists the files of a version by their relative paths."""
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(path.relative_to(folder).as_posix() for path in paths)

@@ -26,7 +26,7 @@ import keras
 
 from zoo.errors import as_list, check_argument, quiet_tensorflow
 from zoo.exporting import runtimes
-from zoo.exporting.contract import FORMATS, list_versions, read_contract
+from zoo.exporting.loading import FORMATS, list_versions, read_contract
 from zoo.exporting.serving_files import write_serving_files
 from zoo.files import atomic_write, expand, flush_to_disk, lock
 from zoo.models.blueprint import is_size
@@ -175,7 +175,7 @@ def _check_labels(model: keras.Model, labels: Sequence[str] | None) -> list[str]
             stacklevel=3,
         )
         labels = list(map(str, range(classes)))
-    names = as_list(labels) or []
+    names = as_list(labels)
     lines = [isinstance(x, str) and x.splitlines() == [x] for x in names]
     expected = f"a list of {classes} different strings of one line, one per class"
     is_valid = lines == [True] * classes and len(set(names)) == classes

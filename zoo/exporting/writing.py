@@ -22,8 +22,8 @@ from tensorflow.core.protobuf import fingerprint_pb2
 
 import zoo
 from zoo.exporting import runtimes
-from zoo.exporting.contract import list_files
 from zoo.exporting.decoding import PREPROCESSING
+from zoo.exporting.loading import list_files
 from zoo.exporting.signatures import signature_functions
 from zoo.exporting.warmup import write_warmup_requests
 from zoo.files import sha256

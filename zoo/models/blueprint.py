@@ -75,11 +75,9 @@ class Blueprint:
                     f"input_tensor={tensor!r} (of type {type(tensor).__name__})."
                 )
             shape = tuple(tensor.shape[1:])
-        if np.ndim(shape) != 1 or not all(d is None or is_size(d) for d in shape):
-            raise ValueError(
-                "`input_shape` must be a tuple of positive integers without the batch "
-                f"dimension, such as (28, 28, 1). Received: input_shape={shape!r}."
-            )
+        is_valid = np.ndim(shape) == 1 and all(d is None or is_size(d) for d in shape)
+        expected = "a tuple of positive integers without the batch dimension, such as "
+        check_argument(is_valid, "input_shape", shape, f"{expected}(28, 28, 1)")
         shape = tuple(None if d is None else int(d) for d in shape)
         return (1, 28, 28) if shape == (28, 28, 1) and _channels_first() else shape
 
@@ -119,9 +117,8 @@ class Blueprint:
     def input(self, smallest: int | None = None) -> tuple[Any, Any]:
         """Returns the input tensor, and the same with preprocessing.
 
-        Args:
-            smallest: Integer. Minimum height and width of an image. Defaults to `None`,
-                for models that take inputs of any rank.
+        `smallest` is the least height and width of an image, or `None` for models that
+        take inputs of any rank.
         """
         if smallest is None:
             self._check_fixed_size()

@@ -42,29 +42,18 @@ def LeNet5(
         activation: String or function. Hidden activation. Defaults to `"relu"`.
         pooling_layer: `"max"` or `"average"`, for `pool1` and `pool2`. Defaults to
             `"max"`.
-        weights: Name (`"mnist"`, `"fashion_mnist"`, `"mnist.v1"`), `zoo.Weights`, path
-            of a `.weights.h5` or `.keras` file, or `None` (random). Defaults to `None`.
         include_top: Boolean. Include the MLP. If `False`, the output is the feature
             maps, `(n, 5, 5, 16)` for 28x28 images, and height and width may be `None`.
             Defaults to `True`.
         input_shape: Tuple. Shape of an image in Keras' image data format, at least
             12x12 pixels. Defaults to 28x28 gray images in either format.
-        input_tensor: Keras tensor. Input of the model, whose layers then have `name` as
-            a prefix (`{name}_logits`). Defaults to a new input.
         pooling: `"avg"`, `"max"` or `None`. With `include_top=False`, global pooling of
             the last feature maps to `(n, channels)`. Defaults to `None`.
-        classes: Integer. Number of classes. The head is untrained if published weights
-            have another number. Defaults to that of the weights, or 10.
-        classifier_activation: String or `None` for logits. Defaults to `"softmax"`.
-        include_preprocessing: Boolean. Scale raw pixels to [0, 1]. Defaults to `True`.
-        name: String. Defaults to `"lenet5"`.
+        weights, input_tensor, classes, classifier_activation, include_preprocessing,
+            name: As in `zoo.ShallowMLP`.
 
     Returns:
-        A functional `keras.Model` from raw pixels in [0, 255], of any numeric dtype, to
-        float32 probabilities of shape `(n, classes)`.
-
-    Raises:
-        ValueError, TypeError, FileNotFoundError: As `zoo.ShallowMLP`.
+        A functional `keras.Model`, as `zoo.ShallowMLP`, with the same errors.
 
     Example:
 
@@ -125,29 +114,18 @@ def ConvNet(
         dense_units: Integer. Units of the hidden dense layer. Defaults to 128.
         activation: String or function. Hidden activation. Defaults to `"relu"`.
         dropout: Float. Fraction of the dense layers' inputs dropped. Defaults to 0.3.
-        weights: Name (`"mnist"`, `"fashion_mnist"`, `"mnist.v1"`), `zoo.Weights`, path
-            of a `.weights.h5` or `.keras` file, or `None` (random). Defaults to `None`.
         include_top: Boolean. Include the MLP. If `False`, the output is the feature
             maps, `(n, 3, 3, 128)` for 28x28 images, and height and width may be `None`.
             Defaults to `True`.
         input_shape: Tuple. Shape of an image in Keras' image data format, at least 8x8
             pixels. Defaults to 28x28 gray images in either format.
-        input_tensor: Keras tensor. Input of the model, whose layers then have `name` as
-            a prefix (`{name}_logits`). Defaults to a new input.
         pooling: `"avg"`, `"max"` or `None`. With `include_top=False`, global pooling of
             the last feature maps to `(n, channels)`. Defaults to `None`.
-        classes: Integer. Number of classes. The head is untrained if published weights
-            have another number. Defaults to that of the weights, or 10.
-        classifier_activation: String or `None` for logits. Defaults to `"softmax"`.
-        include_preprocessing: Boolean. Scale raw pixels to [0, 1]. Defaults to `True`.
-        name: String. Defaults to `"convnet"`.
+        weights, input_tensor, classes, classifier_activation, include_preprocessing,
+            name: As in `zoo.ShallowMLP`.
 
     Returns:
-        A functional `keras.Model` from raw pixels in [0, 255], of any numeric dtype, to
-        float32 probabilities of shape `(n, classes)`.
-
-    Raises:
-        ValueError, TypeError, FileNotFoundError: As `zoo.ShallowMLP`.
+        A functional `keras.Model`, as `zoo.ShallowMLP`, with the same errors.
 
     Example:
 

@@ -98,11 +98,8 @@ def decode_predictions(
     elif isinstance(labels, Weights):
         labels = labels.categories
     names = as_list(labels)
-    if names is None:
-        raise ValueError(
-            "`labels` must be a model with `categories`, `zoo.Weights`, or one label "
-            f"per class. Received: labels={labels!r}."
-        )
+    expected = "a model with `categories`, `zoo.Weights`, or one label per class"
+    check_argument(names, "labels", labels, expected)
     check_argument(is_size(top), "top", top, "a positive integer")
     probabilities, classes = np.asarray(probabilities), len(names)
     if probabilities.ndim != 2 or probabilities.shape[1] != classes:
@@ -181,19 +178,13 @@ def takes_raw_pixels(model: keras.Model) -> bool:
     return any(np.max(layer.scale) < 0.1 for layer in scaling)
 
 
-def ends_in_softmax(model: keras.Model, index: int = 0) -> bool:
+def ends_in_softmax(model: keras.Model) -> bool:
     """Returns `True` if a classifier returns probabilities, `False` if logits.
 
-    Evaluates the operations that follow the last variables, on random numbers.
-
-    Args:
-        model: Functional or Sequential `keras.Model`, built.
-        index: Integer. Number of the output. Defaults to 0.
-
-    Raises:
-        ValueError: If the last layers do not show which of the two it returns.
+    Evaluates the operations that follow the last variables, on random numbers. Raises a
+    `ValueError` if they show neither.
     """
-    output = _functional(model).outputs[index]
+    output = _functional(model).outputs[0]
     last = output._keras_history.operation
     activation = getattr(last, "activation", None)
     if activation is keras.activations.softmax and not isinstance(last, layers.RNN):

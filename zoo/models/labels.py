@@ -19,11 +19,8 @@ def describe_data(
 ) -> None:
     """Sets `model.categories` and `model.normalization`; files and copies keep them.
 
-    Args:
-        model: Keras model.
-        categories: Sequence of strings. The label of each class, if known.
-        normalization: `"mnist"`, `"fashion_mnist"` or `None`. The form into which image
-            files are brought for the model (see `zoo.read_images`).
+    These are the label of each class, and the form into which image files are brought
+    for the model: `"mnist"`, `"fashion_mnist"` or `None` (see `zoo.read_images`).
     """
     model.categories = tuple(categories) if categories else None
     model.normalization = normalization

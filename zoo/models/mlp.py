@@ -122,25 +122,13 @@ def DeepMLP(
         residual: Boolean. Add the input of each hidden layer to its output, where both
             have the same number of units. Defaults to `True`.
         dropout: Float. Fraction of the hidden units dropped in training. Defaults to 0.
-        weights: Name (`"mnist"`, `"fashion_mnist"`, `"mnist.v1"`), `zoo.Weights`, path
-            of a `.weights.h5` or `.keras` file, or `None` (random). Defaults to `None`.
         include_top: Boolean. Include the classifier. If `False`, the output is the last
             hidden layer, `(n, hidden_units[-1])`. Defaults to `True`.
-        input_shape: Tuple. Shape of an input, of any rank. Defaults to `(28, 28, 1)`.
-        input_tensor: Keras tensor. Input of the model, whose layers then have `name` as
-            a prefix (`{name}_logits`). Defaults to a new input.
-        classes: Integer. Number of classes. The head is untrained if published weights
-            have another number. Defaults to that of the weights, or 10.
-        classifier_activation: String or `None` for logits. Defaults to `"softmax"`.
-        include_preprocessing: Boolean. Scale raw pixels to [0, 1]. Defaults to `True`.
-        name: String. Defaults to `"deep_mlp"`.
+        weights, input_shape, input_tensor, classes, classifier_activation,
+            include_preprocessing, name: As in `zoo.ShallowMLP`.
 
     Returns:
-        A functional `keras.Model` from raw pixels in [0, 255], of any numeric dtype, to
-        float32 probabilities of shape `(n, classes)`.
-
-    Raises:
-        ValueError, TypeError, FileNotFoundError: As `zoo.ShallowMLP`.
+        A functional `keras.Model`, as `zoo.ShallowMLP`, with the same errors.
 
     Example:
 

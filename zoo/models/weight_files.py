@@ -17,11 +17,7 @@ if TYPE_CHECKING:
 def read_layers(path: pathlib.Path) -> dict[str, list[np.ndarray]]:
     """Reads the variables from the `.weights.h5`, `.keras` or `.h5` file of a model.
 
-    Returns:
-        `{layer name: [array, ...]}`, each list in the order of `layer.get_weights()`.
-
-    Raises:
-        ValueError: If the file has another format or is damaged.
+    Returns `{layer name: [array, ...]}`, each list in the order of `get_weights()`.
     """
     try:
         if zipfile.is_zipfile(path):
@@ -77,13 +73,9 @@ def load_layers(
 ) -> None:
     """Loads the variables of all layers of `model`, except for those in `leave_out`.
 
-    Args:
-        saved: Dict `{layer name: [array, ...]}`, without the prefix of the names.
-        source: Origin of `saved`, for the error message.
-
-    Raises:
-        ValueError: If a layer is missing on either side or has other shapes. The
-            message lists every such layer, and `model` is unchanged.
+    `saved` is `{layer name: [array, ...]}`, without the prefix of the names. If a layer
+    is missing on either side or has other shapes, `model` is unchanged: the error lists
+    every such layer, and names the `source` of `saved`.
     """
     kept = (x for x in model.layers if x.weights and x not in leave_out)
     _, layers = split_prefix({layer.name: layer for layer in kept})
@@ -107,19 +99,13 @@ def load_layers(
 def save_float16(model: "keras.Model", path: pathlib.Path) -> None:
     """Saves the weights in float16, for `model.load_weights` and `read_layers`."""
     model.save_weights(path)
-    arrays: dict[str, np.ndarray] = {}
-    layer_names: dict[str, str] = {}
+    content = io.BytesIO(path.read_bytes())
+    with h5py.File(content) as saved, h5py.File(path, "w") as file:
 
-    def visit(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset):
-            arrays[name] = item[()].astype("float16")
-        elif "name" in item.attrs:
-            layer_names[name] = item.attrs["name"]
+        def copy(name: str, item: Any) -> None:
+            if isinstance(item, h5py.Dataset):
+                file[name] = item[()].astype("float16")
+            else:
+                file.create_group(name).attrs.update(item.attrs)
 
-    with h5py.File(path) as file:
-        file.visititems(visit)
-    with h5py.File(path, "w") as file:
-        for name, layer_name in layer_names.items():
-            file.create_group(name).attrs["name"] = layer_name
-        for name, array in arrays.items():
-            file[name] = array
+        saved.visititems(copy)

@@ -11,7 +11,7 @@ import numpy as np
 
 from zoo.data.augmentation import distort
 from zoo.data.catalog import PathLike
-from zoo.errors import suggest
+from zoo.errors import check_argument, suggest
 from zoo.models.inspection import ends_in_softmax
 from zoo.models.registry import recipe_path
 from zoo.models.weights import PUBLISHED
@@ -80,11 +80,7 @@ class Recipe:
             ("warmup_epochs", warmed, "a number of at least 0"),
             ("augmentation", isinstance(self.augmentation, dict), "a table"),
         ):
-            if not is_valid:
-                raise ValueError(
-                    f"`{field}` of a recipe must be {expected}. Received: "
-                    f"{field}={getattr(self, field)!r}."
-                )
+            check_argument(is_valid, field, getattr(self, field), expected)
         distortions = inspect.getfullargspec(distort).kwonlyargs
         for name in self.augmentation:
             _check_name("augmentation", name, distortions)

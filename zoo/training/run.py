@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import html
 import importlib.metadata
 import json
 import os
@@ -21,7 +22,6 @@ from zoo.callbacks.resume.replicas import gather, is_chief, process_place
 from zoo.data.augmentation import distort
 from zoo.data.catalog import PathLike
 from zoo.data.examples import Data, LabeledImages, find_path, load_training_data
-from zoo.display import preformatted
 from zoo.errors import warn_if_scaled
 from zoo.files import atomic_write
 from zoo.models.inspection import takes_raw_pixels
@@ -65,7 +65,7 @@ class Report:
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        return preformatted(str(self))
+        return f"<pre>{html.escape(str(self))}</pre>"
 
 
 def train(

@@ -14,7 +14,6 @@ from exports import png_of_size
 from PIL import Image
 
 import zoo
-from zoo.models.labels import describe_data
 
 
 def save(path, image):
@@ -287,16 +286,6 @@ def test_predict_reads_digits_as_people_draw_them(run, digits, tmp_path):
 
 
 # Exporting
-
-
-def test_export_of_a_keras_file_has_its_labels(run, tmp_path):
-    model = zoo.LeNet5(classes=2)
-    describe_data(model, ("cat", "dog"))
-    model.save(tmp_path / "pets.keras")
-    code, _, errors = run("export", "pets.keras", "serving/pets")
-    assert (code, errors) == (0, "")
-    labels = tmp_path / "serving/pets/1/labels.txt"
-    assert labels.read_text("utf-8") == "cat\ndog\n"
 
 
 def test_export_writes_numbered_versions(run, tmp_path):

@@ -18,7 +18,7 @@ def here(serving, tmp_path, monkeypatch):
     """Returns a function that replaces the README's ports with the server's."""
     assert served_name(serving.base) == serving.model
     monkeypatch.chdir(tmp_path)
-    address = serving.rest_url.partition("://")[2]
+    address = serving.rest.partition("://")[2]
     return lambda text: text.replace("localhost:8501", address)
 
 

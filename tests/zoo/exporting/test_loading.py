@@ -1,15 +1,18 @@
-import pathlib
 import shutil
 import sys
 
 import keras
 import numpy as np
 import pytest
-from exports import encode, in_form, lenet, random_pixels, tree, vector
+from exports import encode, lenet, tree, vector
 from paths import run_python
 
-import zoo
-from zoo.exporting.loading import check_exported, load_exported
+from zoo.exporting.loading import (
+    check_exported,
+    list_versions,
+    load_exported,
+    read_contract,
+)
 from zoo.exporting.versions import export
 
 
@@ -19,21 +22,6 @@ def test_the_newest_version(tmp_path, folder):
     (tmp_path / ".unfinished-11").mkdir()
     assert load_exported(tmp_path).path == tmp_path / "10"
     assert load_exported(str(tmp_path / "9")).path == tmp_path / "9"
-
-
-@pytest.mark.parametrize(
-    ("name", "dataset"), [(w.model, w.dataset) for w in zoo.list_weights()]
-)
-def test_files_of_every_published_weight(name, dataset, tmp_path):
-    weights = zoo.get_weights(name, dataset)
-    model = zoo.create(name, weights=weights)
-    pixels = in_form(random_pixels(model), dataset)
-    exported = load_exported(export(model, tmp_path))
-    answer = exported.predict([encode(image) for image in pixels])
-    expected = model.predict(pixels, verbose=0)
-    np.testing.assert_allclose(answer["probabilities"], expected, 0, 1e-6)
-    labels = [weights.categories[class_id] for class_id in expected.argmax(-1)]
-    assert answer["label"].tolist() == labels
 
 
 def test_an_empty_batch_has_an_empty_answer(exported):
@@ -69,15 +57,6 @@ def test_predict_explains_a_wrong_file(exported, tmp_path, monkeypatch):
     pixels_only = load_exported(export(vector(), tmp_path))
     with pytest.raises(ValueError, match="no signature for image files"):
         pixels_only.predict([encode(np.zeros((28, 28), "uint8"))])
-
-
-@pytest.mark.parametrize(
-    "images", ["d.png", b"\x89PNG", pathlib.Path("d.png"), 3, [None]]
-)
-def test_predict_names_what_is_no_batch(exported, images):
-    message = r"or a list of PNG or JPEG files.*Received: images="
-    with pytest.raises(TypeError, match=message):
-        exported.predict(images)
 
 
 @pytest.mark.parametrize("function", [load_exported, check_exported])
@@ -156,3 +135,26 @@ def test_nothing_to_load(tmp_path, folder):
         with pytest.raises(FileNotFoundError, match="No version written by") as error:
             load_exported(path)
         assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", "{", "[]", "{}", '{"files": []}', '{"files": {}}'),
+        '{"format": "another", "labels": [], "files": {}, "signatures": {}}',
+    ],
+)
+def test_a_damaged_contract(folder, tmp_path, content):
+    copy = shutil.copytree(folder, tmp_path / "1")
+    (copy / "export.json").write_text(content)
+    with pytest.raises(ValueError, match=r"The file is damaged.*export\.json'\.$"):
+        read_contract(copy)
+    assert export(vector(), tmp_path) == tmp_path / "2"  # It blocks no other version.
+
+
+def test_list_versions(tmp_path):
+    for name in ("1", "00011", "3.0", "²", ".unfinished-4", "notes"):
+        (tmp_path / name).mkdir()
+    versions = list_versions(tmp_path)
+    assert versions == {1: tmp_path / "1", 11: tmp_path / "00011"}
+    assert list_versions(tmp_path / "missing") == {}

@@ -115,22 +115,3 @@ def test_files_of_the_user_are_kept(tmp_path):
         written(tmp_path)  # Reads the link, which leads nowhere.
     assert os.readlink(tmp_path / "README.md") == "elsewhere"
     assert {path.name for path in tmp_path.iterdir()} == FILES
-
-
-@pytest.mark.parametrize("full_after", [0, 1])
-def test_full_disk_leaves_no_incomplete_file(full_after, tmp_path, monkeypatch):
-    fsync, calls = os.fsync, []
-
-    def flush_to_a_full_disk(descriptor):
-        calls.append(descriptor)
-        if len(calls) > full_after:
-            raise OSError(28, "No space left on device")
-        fsync(descriptor)
-
-    monkeypatch.setattr(os, "fsync", flush_to_a_full_disk)
-    with pytest.raises(OSError, match="No space left"):
-        written(tmp_path)
-    left = {path.name: path.read_text("utf-8") for path in tmp_path.iterdir()}
-    assert list(left) == ["README.md"][:full_after]
-    monkeypatch.undo()
-    assert written(tmp_path).items() >= left.items()

@@ -14,6 +14,7 @@ from exports import (
     encode,
     examples,
     gray_without_channel,
+    in_form,
     lenet,
     mixed_precision,
     photograph,
@@ -28,9 +29,9 @@ from keras import layers
 from noise import softmax
 from tensorflow.core.protobuf import saved_model_pb2
 
-from zoo.exporting.contract import read_contract
+import zoo
 from zoo.exporting.decoding import MAX_IMAGE_PIXELS
-from zoo.exporting.loading import load_exported
+from zoo.exporting.loading import load_exported, read_contract
 from zoo.exporting.versions import export
 
 GOLDEN_FILE = pathlib.Path(__file__).with_name("signatures.json")
@@ -158,6 +159,7 @@ BAD_REQUESTS = {
     "flat": ("serving_default", np.zeros((2, 784), "f"), WRONG_SHAPE),
     "32 x 32": ("serving_uint8", np.zeros((1, 32, 32, 1), "uint8"), WRONG_SHAPE),
     "color": ("serving_uint8", np.zeros((1, 28, 28, 3), "uint8"), WRONG_SHAPE),
+    "dtype": ("serving_uint8", np.zeros((1, 28, 28, 1)), "double.*uint8|uint8.*double"),
     "one file": ("serving_bytes", np.array(GRAY_PNG, object), r"\[\] is not compat"),
     "files of rank 2": ("serving_bytes", files([GRAY_PNG]), r"\[1,1\] is not compat"),
     "empty file": ("serving_bytes", files(b""), WRONG_FILE),
@@ -225,3 +227,45 @@ def test_bad_requests_are_rejected(server, name):
     assert code == tf.errors.INVALID_ARGUMENT
     assert re.search(BAD_REQUESTS[name][2], message), message
     assert growth < 50e6
+
+
+# Without XLA, as in TF Serving
+
+
+@pytest.mark.parametrize("card", zoo.list_weights(), ids=lambda card: card.id)
+def test_answers_are_those_of_predict_to_the_bit(card, tmp_path):
+    model = zoo.create(card.model, weights=card)
+    folder = export(model, tmp_path)
+    blocks = np.random.default_rng(0).integers(0, 256, (1000, 4, 4, 1), "uint8")
+    pixels = in_form(blocks.repeat(7, 1).repeat(7, 2), card.dataset)
+    # XLA rounds differently, in the seventh digit, and TF Serving runs without it.
+    model.compile(jit_compile=False)
+    # So do TensorFlow's kernels on some CPUs for a batch of another size.
+    expected = model.predict(pixels, batch_size=len(pixels), verbose=0)
+    in_batches = model.predict(pixels, verbose=0)
+    labels = [model.categories[class_id] for class_id in expected.argmax(-1)]
+    assert len(set(labels)) > 1
+
+    requests = [
+        ("serving_default", pixels.astype("float32")),
+        ("serving_uint8", pixels),
+        ("serving_bytes", files(*map(encode, pixels))),
+    ]
+    for answer, _ in answer_requests(folder, requests):
+        np.testing.assert_array_equal(answer["probabilities"], expected)
+        np.testing.assert_allclose(answer["probabilities"], in_batches, 0, 1e-5)
+        np.testing.assert_array_equal(answer["class_id"], expected.argmax(-1))
+        assert [label.decode() for label in answer["label"]] == labels
+
+
+def test_xla_is_disabled(tmp_path):
+    """A graph that XLA must compile does not run, as it would not in TF Serving."""
+    module = tf.Module()
+    module.add = tf.function(lambda image: {"label": image + 1}, jit_compile=True)
+    spec = tf.TensorSpec((None,), tf.float32, "image")
+    signatures = {"serving_default": module.add.get_concrete_function(spec)}
+    tf.saved_model.save(module, str(tmp_path / "1"), signatures)
+    request = ("serving_default", np.zeros(3, "float32"))
+    [((code, message), _)] = answer_requests(tmp_path / "1", [request])
+    assert code == tf.errors.INTERNAL
+    assert "XLA compilation disabled" in message

@@ -3,8 +3,6 @@ import errno
 import os
 import pathlib
 import shutil
-import subprocess
-import sys
 import tempfile
 
 import keras
@@ -13,6 +11,7 @@ import pytest
 from exports import ENVIRONMENT, folders, random_pixels, tree, vector
 from keras import layers
 from paths import run_python
+from worker_processes import start
 
 import zoo
 from zoo.exporting import versions
@@ -263,32 +262,15 @@ keras.utils.set_random_seed(1)
 model = keras.Sequential([
     keras.Input((28, 28, 1)), keras.layers.Flatten(),
     keras.layers.Dense(10, "softmax")])
-print("ready", flush=True)
-input()
 print(export(model, sys.argv[1]))
 """
 
 
 @pytest.mark.endurance
 def test_two_exports_at_once_get_two_equal_versions(tmp_path):
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", EXPORTER, tmp_path],
-            **dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE),
-            text=True,
-            env=ENVIRONMENT | {"PYTHONHASHSEED": seed},
-        )
-        for seed in ("1", "2")
-    ]
-    for process in processes:
-        assert process.stdout.readline() == "ready\n"
-    for process in processes:
-        process.stdin.write("\n")
-        process.stdin.flush()
-    outputs = [process.communicate() for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
-    received = {output.strip() for output, _ in outputs}
-    assert received == {f"{tmp_path}/1", f"{tmp_path}/2"}
+    processes = [start("-c", EXPORTER, tmp_path, PYTHONHASHSEED=seed) for seed in "12"]
+    outputs = [process.communicate()[0].strip() for process in processes]
+    assert sorted(outputs) == [f"{tmp_path}/1", f"{tmp_path}/2"]
     assert folders(tmp_path) == ["1", "2"]
     assert tree(tmp_path / "1") == tree(tmp_path / "2")
 

@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import resource
@@ -8,12 +9,57 @@ import sys
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from exports import answer_requests, folders, random_pixels, tree
 from keras import layers
 
+import zoo
 from zoo.exporting import writing
-from zoo.exporting.loading import load_exported
+from zoo.exporting.loading import load_exported, read_contract
 from zoo.exporting.versions import export
+
+
+def test_layout(folder):
+    assert folder.name == "1"
+    assert sorted(tree(folder)) == [
+        "assets.extra/tf_serving_warmup_requests",
+        "export.json",
+        "fingerprint.pb",
+        "labels.txt",
+        "saved_model.pb",
+        "variables/variables.data-00000-of-00001",
+        "variables/variables.index",
+    ]
+    assert folders(folder.parent) == ["1"]
+    labels = [f"digit {i} é" for i in range(10)]
+    assert (folder / "labels.txt").read_text("utf-8").splitlines() == labels
+
+    contract = json.loads((folder / "export.json").read_text("utf-8"))
+    assert contract == read_contract(folder)
+    assert contract["model"] == "lenet"
+    assert contract["labels"] == labels
+    assert contract["libraries"] == {
+        "gradzoo": zoo.__version__,
+        "keras": keras.__version__,
+        "numpy": np.__version__,
+        "python": ".".join(map(str, sys.version_info[:3])),
+        "tensorflow": tf.__version__,
+    }
+    assert contract["format"] == "saved_model"
+    assert contract["preprocessing"].keys() == {"image", "image_bytes"}
+    assert contract["weights"] is None
+    assert sorted(contract["files"]) == sorted(set(tree(folder)) - {"export.json"})
+
+
+def test_the_card_of_unchanged_weights(tmp_path):
+    model = zoo.LeNet5(weights="mnist")
+    contract = read_contract(export(model, tmp_path))
+    card = json.loads(zoo.get_weights("lenet5", "mnist").to_json())
+    assert contract["weights"] == card
+    assert contract["labels"] == card["categories"]
+    bias = model.get_layer("conv1").bias
+    bias.assign(bias + 1)
+    assert read_contract(export(model, tmp_path))["weights"] is None
 
 
 def test_weights_are_stored_once(tmp_path):

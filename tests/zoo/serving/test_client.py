@@ -3,6 +3,7 @@
 import http.server
 import itertools
 import json
+import pathlib
 import re
 import socket
 import threading
@@ -13,21 +14,40 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
+from exports import ENVIRONMENT, encode, in_form
 from paths import run_python
-from served_images import FILES, PIXELS, check_answer
-from serving_fixtures import ENVIRONMENT
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
+import zoo
 from zoo.serving import Client
 from zoo.serving import client as client_module
+
+NOISE = np.random.default_rng(0).integers(0, 256, (20, 28, 28, 1), "uint8")
+PIXELS = in_form(NOISE, "mnist")
+FILES = [encode(image) for image in PIXELS]
 
 # A served model
 
 
+@pytest.fixture(scope="session")
+def expected(serving):
+    """Answer of the exported model to `PIXELS`, without a server."""
+    return zoo.load_exported(serving.base).predict(PIXELS)
+
+
+def check_answer(answer, expected, rows=slice(None)):
+    """Compares up to the last bits, which depend on the processor."""
+    assert answer.keys() == expected.keys()
+    for name, values in expected.items():
+        if name == "probabilities":
+            np.testing.assert_allclose(answer[name], values[rows], 0, 1e-6)
+        else:
+            np.testing.assert_array_equal(answer[name], values[rows])
+
+
 @pytest.fixture(params=["rest", "grpc"])
 def url(request, serving):
-    urls = {"rest": serving.rest_url, "grpc": f"grpc://{serving.grpc_url}"}
-    return urls[request.param]
+    return getattr(serving, request.param)
 
 
 @pytest.fixture
@@ -107,7 +127,7 @@ Client(grpc, model).predict(images)
 
 
 def test_imports_neither_keras_nor_tensorflow(serving):
-    arguments = [serving.rest_url, f"grpc://{serving.grpc_url}", serving.model]
+    arguments = [serving.rest, serving.grpc, serving.model]
     run_python("-c", NEITHER_KERAS_NOR_TENSORFLOW, *arguments, env=ENVIRONMENT)
 
 
@@ -118,6 +138,8 @@ def test_imports_neither_keras_nor_tensorflow(serving):
     ("images", "error", "message"),
     [
         ("seven.png", TypeError, "or a list of PNG or JPEG files.*'seven.png'"),
+        (pathlib.Path("seven.png"), TypeError, "Received: images=.*seven.png"),
+        (FILES[0], TypeError, r"Received: images=b'\\x89PNG"),
         ([FILES[0], PIXELS[0]], TypeError, "not ndarray"),
         ([None], TypeError, r"Received: images=\[None\]"),
         (3.0, TypeError, "Received: images=3.0"),
