@@ -32,6 +32,7 @@ class _Run(NamedTuple):
     variables: Table
     columns: dict[str, list[Column]]  # by layer
     weights: NDArray[np.float64]  # norms of the layers with a kernel
+    error: NDArray[np.float64]  # at the output, `(calls, 1)`
     relative: NDArray[np.float64]  # relative gradients of the layers with a kernel
 
     def activation(self, layer: str) -> str:
@@ -107,11 +108,12 @@ def _select(record: Record, optimizer: str) -> _Run:
         norms = [own.get(layer, (0.0, 0.0))[0] for layer in kernels.names]
         weights[kernels.steps >= measured.step] = np.maximum(usual, norms)
     vectors = [i for i, column in enumerate(taking_part) if not column.is_kernel]
-    error = variables.norms[:, vectors[-1:]]
+    unknown = np.full((len(kernels.steps), 1), np.nan)
+    error = variables.norms[:, vectors[-1:]] if vectors else unknown
     with np.errstate(divide="ignore", invalid="ignore"):
-        relative = kernels.norms / weights / (error if vectors else np.nan)
+        relative = kernels.norms / weights / error
     layers = record.layers().of(optimizer)
-    return _Run(layers, kernels, variables, columns, weights, relative)
+    return _Run(layers, kernels, variables, columns, weights, error, relative)
 
 
 def _largest(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -155,24 +157,32 @@ def _growth(
     """Finds norms that grow far above those of the first calls, and stay there.
 
     Norms far below those of the weights may grow by any factor, as in a trained model
-    that meets a hard batch. If the relative gradient does not grow, the error does.
+    that meets a hard batch. Norms also grow with the error alone, or with weights that
+    grow towards large targets, while the error falls.
     """
     norms, numbers = run.kernels.norms[:calls], np.arange(calls)
     heights, relative = _largest(norms), _largest(run.relative[:calls])
+    error = run.error[:calls, 0]
     is_large = _largest(norms / run.weights[:calls]) >= threshold
     window = WINDOW if calls > 2 * WINDOW else max(1, calls // 2)
     ahead = np.minimum(window, calls - numbers)
+
+    def stays(true: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Returns the calls after which most of the next window is true."""
+        return np.convolve(true, np.ones(window))[window - 1 :] > ahead / 2
+
     for start in range(1, min(calls, WINDOW + 1)):
-        first, usual = (float(_median(v[:start])) for v in (heights, relative))
+        before = (float(_median(v[:start])) for v in (heights, relative, error))
+        first, usual, first_error = before
         growth = relative / max(1.0, usual)
         grows = heights >= threshold * first
         grows &= (growth >= threshold) | (heights >= threshold**2 * first)
-        stays = np.convolve(grows, np.ones(window))[window - 1 :] > ahead / 2
-        stays &= ends_broken | (ahead == window)
         # The reference is that of the calls before, at most the first ten.
         is_next = numbers >= start if start == WINDOW else numbers == start
         # After the largest of explosions, all units may be dead at once.
-        found = is_next & grows & is_large & (stays | (growth >= threshold**2))
+        lasts = stays(grows) & (ends_broken | (ahead == window))
+        found = is_next & grows & is_large & (lasts | (growth >= threshold**2))
+        found &= stays((error >= first_error) | np.isnan(error))
         if first and found.any():
             call = int(found.argmax())
             layer = int(np.nanargmax(norms[call]))
@@ -255,7 +265,8 @@ def _trend(
 ) -> Iterator[Finding]:
     """Finds norms that grow (1) or fall (-1) from layer to layer towards the input.
 
-    Two consecutive windows must show the trend, or the only window.
+    Two consecutive windows must show the trend, or the only window. Of the norms that
+    vanish, the finding names the layer nearest to the input.
     """
     over = np.array([p[-1] ** towards_input >= threshold for p in profiles], bool)
     first = _first_run(over, min(2, len(over)))
@@ -267,10 +278,11 @@ def _trend(
         kind, verb, layer = "exploding", "grow", int(norms.argmax())
     else:
         kind, verb = "vanishing", "fall"
-        # Zeros next to the input are norms below the smallest float32.
-        layer = int(np.where(norms > 0, norms, np.inf).argmin()) if norms[0] else 0
-        if _median(run.relative[call : call + WINDOW])[layer] > 1 / threshold:
-            return  # The update of its weights is not small.
+        relative = _median(run.relative[call : call + WINDOW])
+        small = np.maximum(relative, norms / norms[-1]) <= 1 / threshold
+        if not small.any():
+            return
+        layer = int(small.argmax())
     norm, at_output = float(norms[layer]), float(norms[-1])
     factor = change ** (towards_input / (len(names) - 1))
     squashing = sum(run.activation(name) in SQUASHING for name in names)

@@ -291,12 +291,13 @@ def mixed_precision(callback):
         keras.mixed_precision.set_global_policy("float32")
 
 
-def train_regression(callback, scale, **options):
+def train_regression(callback, scale, activation=None, **options):
     x = np.random.default_rng(0).normal(size=(1600, 13)).astype("float32")
     y = scale * np.exp(0.3 * x[:, :3].sum(axis=1))
     hidden = layers.Dense(64, "relu"), layers.Dense(64, "relu")
     options = {"loss": "mse", "epochs": 4, **options}
-    fit(sequence((13,), *hidden, layers.Dense(1)), (x, y), callback, **options)
+    model = sequence((13,), *hidden, layers.Dense(1, activation))
+    fit(model, (x, y), callback, **options)
 
 
 @network("A")
@@ -304,14 +305,36 @@ def regression_with_targets_of_1e4(callback):
     train_regression(callback, 1e4)
 
 
-@network("B")
+@network("A")
 def regression_of_house_prices(callback):
     train_regression(callback, 3e5, optimizer=keras.optimizers.Adam(0.01))
 
 
 @network("B")
+def regression_of_populations(callback):
+    train_regression(callback, 1e7, optimizer=keras.optimizers.Adam(0.03), epochs=8)
+
+
+@network("B")
+def poisson_regression_of_counts(callback):
+    train_regression(callback, 20.0, activation="exponential", loss="poisson")
+
+
+@network("B")
 def regression_of_absolute_errors(callback):
     train_regression(callback, 50.0, loss="mae", optimizer="rmsprop")
+
+
+@network("B")
+def two_heads_and_a_loss_weight_of_1000(callback):
+    images, labels = digits()
+    inputs = keras.Input((28, 28, 1))
+    hidden = layers.Dense(64, "relu")(layers.Flatten()(convolve(8, 2)(inputs)))
+    model = keras.Model(inputs, [layers.Dense(10)(hidden), layers.Dense(1)(hidden)])
+    cross = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    targets = [labels, labels.astype("float32")]
+    options = {"loss": [cross, "mse"], "loss_weights": [1.0, 1000.0]}
+    fit(model, (images, targets), callback, **options)
 
 
 @network("A")

@@ -45,6 +45,11 @@ def recurrent_net_without_clipping(callback):
     train_recurrent(callback, 1.2, "relu", sgd(0.01))
 
 
+@network("B", "exploding", ("rnn/simple_rnn_cell",))
+def chaotic_recurrent_net(callback):
+    train_recurrent(callback, 3.0, "tanh", sgd(1e-9))
+
+
 class Backwards(keras.Model):
     """A sigmoid net whose attributes are created from the output down."""
 
@@ -100,6 +105,12 @@ def sigmoid_units_of_large_weights(callback):
 @network("A", "exploding", (*names(4), "logits"), 1, 5)
 def far_too_large_learning_rate(callback):
     fit(mlp(4, "relu", "he_normal"), digits(), callback, optimizer=sgd(30.0))
+
+
+@network("B", "exploding", (*names(4), "logits"), 1, 5)
+def adam_with_a_rate_of_one(callback):
+    optimizer = keras.optimizers.Adam(1.0)
+    fit(mlp(4, "relu", "he_normal"), digits(), callback, optimizer=optimizer)
 
 
 @network("B", "exploding", (*names(4), "logits"), 60, 66)
