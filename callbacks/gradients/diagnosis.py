@@ -1,15 +1,14 @@
 """Finds faults of training that show in its gradient norms.
 
-Norms are compared with those of the weights, so that neither the loss's scale nor the
-targets' matter: a layer's *relative gradient* is the norm of its gradient, divided by
-that of its weights before training and by that of the gradient of the model's last
-vector (the bias of the last layer, usually), which is the size of the error at the
-output.
+The scale of the loss and of the targets must not matter. A layer's *relative gradient*
+is therefore the norm of its gradient, divided by that of its weights and by the error
+at the output: the norm of the gradient of the model's last vector, usually the bias of
+the last layer.
 """
 
 import itertools
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,12 +27,15 @@ class _Run(NamedTuple):
     """The calls of an optimizer. Arrays have the shape `(calls, layers)`."""
 
     layers: Table
-    kernels: Table  # the layers that have a kernel
+    kernels: Table  # the layers that have a kernel, or all if none has
     variables: Table
     columns: dict[str, list[Column]]  # by layer
-    weights: NDArray[np.float64]  # norms of the layers with a kernel
-    error: NDArray[np.float64]  # at the output, `(calls, 1)`
-    relative: NDArray[np.float64]  # relative gradients of the layers with a kernel
+    weights: NDArray[np.float64]  # norms at the first call, `(layers,)`
+    error: NDArray[np.float64]  # at the output, `(calls,)`
+    # The norms of the layers with a kernel, divided by those of the weights, and these
+    # divided by the error.
+    per_weight: NDArray[np.float64]
+    relative: NDArray[np.float64]
 
     def activation(self, layer: str) -> str:
         return self.columns[layer][0].activation
@@ -91,34 +93,42 @@ def diagnose(
 def _select(record: Record, optimizer: str) -> _Run:
     """Returns the calls of an optimizer, with their relative gradients."""
     variables = record.variables().of(optimizer)
-    kernels = record.layers(kernels_only=True).of(optimizer)
     taking_part = [c for c in record.columns if c.path in set(variables.names)]
+    has_kernels = any(column.is_kernel for column in taking_part)
+    kernels = record.layers(kernels_only=has_kernels).of(optimizer)
     columns: dict[str, list[Column]] = {}
     for column in taking_part:
         columns.setdefault(column.layer, []).append(column)
     # Weights that are small, or zero as in a last layer, are taken to be as large as
     # those of a usual initializer, with a variance of 1 / fan_in.
     usual = [
-        np.sqrt(max(c.shape[-1] for c in columns[layer] if c.is_kernel))
+        np.sqrt(max((c.shape[-1] for c in columns[layer] if c.is_kernel), default=1))
         for layer in kernels.names
     ]
-    weights = np.tile(usual, (len(kernels.steps), 1))
+    weights = np.zeros_like(kernels.norms)  # if they were not measured
     for measured in record.weights:
         own = measured.by_layer()
         norms = [own.get(layer, (0.0, 0.0))[0] for layer in kernels.names]
-        weights[kernels.steps >= measured.step] = np.maximum(usual, norms)
+        weights[kernels.steps >= measured.step] = norms
+    per_weight = kernels.norms / np.maximum(usual, weights)
     vectors = [i for i, column in enumerate(taking_part) if not column.is_kernel]
-    unknown = np.full((len(kernels.steps), 1), np.nan)
-    error = variables.norms[:, vectors[-1:]] if vectors else unknown
-    with np.errstate(divide="ignore", invalid="ignore"):
-        relative = kernels.norms / weights / error
+    error = np.full(len(kernels.steps), np.nan)
+    if vectors:
+        error = variables.norms[:, vectors[-1]]
+    relative = _divide(per_weight, error[:, None])
     layers = record.layers().of(optimizer)
-    return _Run(layers, kernels, variables, columns, weights, error, relative)
+    parts = weights[0], error, per_weight, relative
+    return _Run(layers, kernels, variables, columns, *parts)
+
+
+def _divide(values: NDArray[np.float64], by: NDArray[np.float64]) -> Any:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return values / by
 
 
 def _largest(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Returns the largest finite value of each call, or NaN."""
-    largest = np.where(np.isfinite(values), values, -1.0).max(axis=1)
+    largest = np.where(np.isfinite(values), values, -1.0).max(axis=1, initial=-1.0)
     return np.where(largest >= 0, largest, np.nan)
 
 
@@ -130,14 +140,16 @@ def _median(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _at_start(run: _Run, calls: int, threshold: float) -> Iterator[Finding]:
     """Finds relative gradients that are huge from the first call."""
-    relative = _median(run.relative[: min(calls, WINDOW)])
+    # The first calls may overflow under mixed precision.
+    first = run.relative[: min(calls, WINDOW)]
+    first = first[np.isfinite(first).all(axis=1)]
+    relative = _median(first)
     # An explosion within the window comes after calls that are not large.
-    large = np.minimum(relative, _median(run.relative[:1])) >= threshold**2
-    if not large.any():
+    if not len(first) or not (np.minimum(relative, first[0]) >= threshold**2).any():
         return
     layer = int(relative.argmax())
     name, norm = run.kernels.names[layer], float(run.kernels.norms[0, layer])
-    factor, weight = float(relative[layer]), float(run.weights[0, layer])
+    factor, weight = float(relative[layer]), float(run.weights[layer])
     is_recurrent = run.is_recurrent([name])
     yield Finding(
         "exploding",
@@ -162,8 +174,8 @@ def _growth(
     """
     norms, numbers = run.kernels.norms[:calls], np.arange(calls)
     heights, relative = _largest(norms), _largest(run.relative[:calls])
-    error = run.error[:calls, 0]
-    is_large = _largest(norms / run.weights[:calls]) >= threshold
+    error = run.error[:calls]
+    is_large = _largest(run.per_weight[:calls]) >= threshold
     window = WINDOW if calls > 2 * WINDOW else max(1, calls // 2)
     ahead = np.minimum(window, calls - numbers)
 
@@ -187,10 +199,8 @@ def _growth(
             call = int(found.argmax())
             layer = int(np.nanargmax(norms[call]))
             figures = {"norm": float(norms[call, layer]), "norm_at_first": first}
-            figures |= {
-                "calls": int(grows.sum()),
-                "largest_norm": float(np.nanmax(heights)),
-            }
+            figures["calls"] = int(grows.sum())
+            figures["largest_norm"] = float(np.nanmax(heights))
             yield Finding(
                 "exploding",
                 run.kernels.names[layer],
@@ -213,17 +223,18 @@ def _saturated(run: _Run, calls: int) -> Iterator[Finding]:
     """
     found: dict[str, float] = {}
     norms = run.variables.by_name()
-    for layer, weight in zip(run.kernels.names[:-1], run.weights[0], strict=False):
+    for layer, weight in zip(run.kernels.names[:-1], run.weights, strict=False):
         columns = {column.name: column for column in run.columns[layer]}
         if columns.keys() == {"kernel", "bias"} and run.activation(layer) in SQUASHING:
             kernel, bias = (norms[columns[n].path] for n in ("kernel", "bias"))
-            with np.errstate(divide="ignore", invalid="ignore"):
-                size = float(_median((kernel / bias)[: min(calls, WINDOW)]))
+            size = float(_median(_divide(kernel, bias)[: min(calls, WINDOW)]))
             size *= weight / np.sqrt(np.prod(columns["kernel"].shape))
             if size >= SATURATION:
                 found[layer] = size
     for layer, size in itertools.islice(found.items(), 1):
-        others = f"; so are those of {len(found) - 1} later layers" if found else ""
+        others = (
+            f"; so are those of {len(found) - 1} later layers" if len(found) > 1 else ""
+        )
         yield Finding(
             "saturated",
             layer,
