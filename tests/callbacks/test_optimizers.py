@@ -57,7 +57,7 @@ def test_every_call_of_every_optimizer_has_a_row_with_its_label(data, tmp_path):
     model.fit(*data, batch_size=20, callbacks=[gradients], verbose=0)
     one_step = ["critic_optimizer", "critic_optimizer", "generator_optimizer"]
     assert list(gradients.optimizers) == one_step * 6
-    assert list(gradients.history) == ["critic", "generator"]
+    assert list(gradients.history) == ["generator", "critic"]  # the data flow
     critic = np.isfinite(gradients.history["critic"])
     np.testing.assert_array_equal(critic, [True, True, False] * 6)
     np.testing.assert_array_equal(np.isfinite(gradients.history["generator"]), ~critic)

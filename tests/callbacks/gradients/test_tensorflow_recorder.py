@@ -130,5 +130,6 @@ def test_a_call_in_a_nested_function_is_named_and_trains_unharmed(points):
     whole, gradients = trained(Nested, points, None, None), GradientNorms()
     with pytest.warns(UserWarning, match="inside a `tf.function`") as caught:
         assert trained(Nested, points, gradients, None) == whole
-    assert len(caught) == 1
+    # NumPy also warns of TensorFlow's `__array__`.
+    assert [warning.category for warning in caught].count(UserWarning) == 1
     assert gradients.history == {}
