@@ -143,13 +143,16 @@ def _at_start(run: _Run, calls: int, threshold: float) -> Iterator[Finding]:
     # The first calls may overflow under mixed precision.
     first = run.relative[: min(calls, WINDOW)]
     first = first[np.isfinite(first).all(axis=1)]
-    relative = _median(first)
-    # An explosion within the window comes after calls that are not large.
-    if not len(first) or not (np.minimum(relative, first[0]) >= threshold**2).any():
+    if not len(first):
         return
+    # An explosion within the window comes after calls that are not large. After a
+    # huge first call, the weights may be so large that all units are dead.
+    relative = np.maximum(np.minimum(first[0], _median(first)), first[0] / threshold)
     layer = int(relative.argmax())
+    if relative[layer] < threshold**2:
+        return
     name, norm = run.kernels.names[layer], float(run.kernels.norms[0, layer])
-    factor, weight = float(relative[layer]), float(run.weights[layer])
+    factor, weight = float(first[0, layer]), float(run.weights[layer])
     is_recurrent = run.is_recurrent([name])
     yield Finding(
         "exploding",

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 from keras import layers, ops
+from keras.initializers import Identity, Orthogonal
 from networks import digits, fit, mlp, names, network, normal, raw_digits, sequence, sgd
 
 
@@ -26,10 +27,10 @@ def kernels_of_ones(callback):
     fit(mlp(4, "relu", "ones"), digits(), callback, optimizer=sgd(1e-8))
 
 
-def train_recurrent(callback, gain, activation, optimizer):
+def train_recurrent(callback, initializer, activation, optimizer):
     x = np.random.default_rng(0).normal(size=(320, 100, 4)).astype("float32")
     y = x.sum(axis=(1, 2), keepdims=True)[:, 0]
-    recurrent = {"recurrent_initializer": keras.initializers.Identity(gain)}
+    recurrent = {"recurrent_initializer": initializer}
     rnn = layers.SimpleRNN(32, activation, name="rnn", **recurrent)
     model = sequence((100, 4), rnn, layers.Dense(1, name="output"))
     fit(model, (x, y), callback, optimizer=optimizer, loss="mse", batch_size=16)
@@ -37,17 +38,17 @@ def train_recurrent(callback, gain, activation, optimizer):
 
 @network("A", "exploding", ("rnn/simple_rnn_cell",))
 def recurrent_matrix_above_one(callback):
-    train_recurrent(callback, 1.1, None, sgd(1e-16))
+    train_recurrent(callback, Identity(1.1), None, sgd(1e-16))
 
 
 @network("B", "exploding", ("rnn/simple_rnn_cell",))
 def recurrent_net_without_clipping(callback):
-    train_recurrent(callback, 1.2, "relu", sgd(0.01))
+    train_recurrent(callback, Identity(1.2), "relu", sgd(0.01))
 
 
-@network("B", "exploding", ("rnn/simple_rnn_cell",))
+@network("A", "exploding", ("rnn/simple_rnn_cell",))
 def chaotic_recurrent_net(callback):
-    train_recurrent(callback, 3.0, "tanh", sgd(1e-9))
+    train_recurrent(callback, Orthogonal(3.0), "tanh", sgd(1e-9))
 
 
 class Backwards(keras.Model):
@@ -150,7 +151,7 @@ def stem_behind_a_forgetful_recurrence(callback):
     x = np.zeros((800, 40, 8), "float32")
     x[:, 0] = np.random.default_rng(0).normal(size=(800, 8))  # the rest says nothing
     y = x[:, 0].sum(axis=-1, keepdims=True)
-    forget = {"recurrent_initializer": keras.initializers.Identity(0.5)}
+    forget = {"recurrent_initializer": Identity(0.5)}
     stem = layers.Dense(16, "tanh", use_bias=False, name="stem")
     rnn = layers.SimpleRNN(16, name="rnn", **forget)
     model = sequence((40, 8), stem, rnn, layers.Dense(1, name="output"))
