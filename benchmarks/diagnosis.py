@@ -1,18 +1,19 @@
-"""Measures the diagnosis of `GradientNorms` on networks, healthy and sick.
+"""Measures the diagnosis of `GradientNorms` on networks, healthy and faulty.
 
     PYTHONPATH=tests/helpers python benchmarks/diagnosis.py [--half A]
 
-Prints a line per network and the verdicts of its seeds, then the confusion table. A
-healthy network is right without a finding, a sick one if the first finding has its
-kind, layer and step. Half A has set the thresholds of the diagnosis, half B has not.
+Prints a line per network and the verdicts of its seeds, then the confusion table. The
+verdict on a healthy network is right if there is no finding; on a faulty one, if the
+first finding has the kind, layer and step of the fault. Half A was used to set the
+thresholds of the diagnosis, half B was not.
 """
 
 import argparse
 import collections
 
+import faulty_networks  # noqa: F401
 import healthy_networks  # noqa: F401  registers networks
 import keras
-import sick_networks  # noqa: F401
 from networks import NETWORKS, SEEDS, examine
 
 

@@ -1,9 +1,9 @@
-"""Finds faults of training that show in its gradient norms.
+"""Finds training faults in gradient norms.
 
-The scale of the loss and of the targets must not matter. A layer's *relative gradient*
-is therefore the norm of its gradient, divided by that of its weights and by the error
-at the output: the norm of the gradient of the model's last vector, usually the bias of
-the last layer.
+Most rules do not depend on the scale of the loss and of the targets. They use a layer's
+*relative gradient*: the norm of its gradient, divided by that of its weights and by the
+error at the output, which is the norm of the gradient of the model's last vector,
+usually the bias of the last layer.
 """
 
 import itertools
@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from .findings import Diagnosis, Finding
 from .record import Column, Record, Table
 
-WINDOW = 10  # optimizer calls per profile,
-MOST_WINDOWS = 1000  # or more, so that a long run has at most this many profiles
-# Pre-activations of this root mean square leave tanh and sigmoid flat.
+WINDOW = 10  # optimizer calls per profile
+MOST_WINDOWS = 1000  # profiles of a long run, whose windows are longer
+# Root mean square of pre-activations above which squashing activations are flat.
 SATURATION = 6.0
-SQUASHING = {"tanh", "sigmoid", "hard_sigmoid", "hard_tanh", "softsign", "log_sigmoid"}
+SQUASHING = {"tanh", "sigmoid", "hard_sigmoid", "hard_tanh"}
 
 
 class _Run(NamedTuple):
@@ -30,10 +30,9 @@ class _Run(NamedTuple):
     kernels: Table  # the layers that have a kernel, or all if none has
     variables: Table
     columns: dict[str, list[Column]]  # by layer
-    weights: NDArray[np.float64]  # norms at the first call, `(layers,)`
+    weights: NDArray[np.float64]  # norms of the layers with a kernel
     error: NDArray[np.float64]  # at the output, `(calls,)`
-    # The norms of the layers with a kernel, divided by those of the weights, and these
-    # divided by the error.
+    # The norms of `kernels`, divided by those of the weights; then also by the error.
     per_weight: NDArray[np.float64]
     relative: NDArray[np.float64]
 
@@ -93,23 +92,25 @@ def diagnose(
 def _select(record: Record, optimizer: str) -> _Run:
     """Returns the calls of an optimizer, with their relative gradients."""
     variables = record.variables().of(optimizer)
-    taking_part = [c for c in record.columns if c.path in set(variables.names)]
+    names = set(variables.names)
+    taking_part = [column for column in record.columns if column.path in names]
     has_kernels = any(column.is_kernel for column in taking_part)
     kernels = record.layers(kernels_only=has_kernels).of(optimizer)
     columns: dict[str, list[Column]] = {}
     for column in taking_part:
         columns.setdefault(column.layer, []).append(column)
-    # Weights that are small, or zero as in a last layer, are taken to be as large as
-    # those of a usual initializer, with a variance of 1 / fan_in.
+    # TensorFlow may build a model in the first epoch, too late to be measured.
+    measured = [weights for weights in record.weights if weights.layers]
+    rows = [weights.by_layer() for weights in measured] or [{}]
+    weights = np.array([[r.get(k, (0.0, 0))[0] for k in kernels.names] for r in rows])
+    starts = [weights.step for weights in measured[1:]]
+    weights = weights[np.searchsorted(starts, kernels.steps, side="right")]
+    # The norm of small weights, or of zeros as in a last layer, is raised to that of a
+    # dense kernel with the usual variance of 1 / fan_in.
     usual = [
         np.sqrt(max((c.shape[-1] for c in columns[layer] if c.is_kernel), default=1))
         for layer in kernels.names
     ]
-    weights = np.zeros_like(kernels.norms)  # if they were not measured
-    for measured in record.weights:
-        own = measured.by_layer()
-        norms = [own.get(layer, (0.0, 0.0))[0] for layer in kernels.names]
-        weights[kernels.steps >= measured.step] = norms
     per_weight = kernels.norms / np.maximum(usual, weights)
     vectors = [i for i, column in enumerate(taking_part) if not column.is_kernel]
     error = np.full(len(kernels.steps), np.nan)
@@ -117,7 +118,7 @@ def _select(record: Record, optimizer: str) -> _Run:
         error = variables.norms[:, vectors[-1]]
     relative = _divide(per_weight, error[:, None])
     layers = record.layers().of(optimizer)
-    parts = weights[0], error, per_weight, relative
+    parts = weights, error, per_weight, relative
     return _Run(layers, kernels, variables, columns, *parts)
 
 
@@ -141,26 +142,27 @@ def _median(values: NDArray[np.float64]) -> NDArray[np.float64]:
 def _at_start(run: _Run, calls: int, threshold: float) -> Iterator[Finding]:
     """Finds relative gradients that are huge from the first call."""
     # The first calls may overflow under mixed precision.
-    first = run.relative[: min(calls, WINDOW)]
-    first = first[np.isfinite(first).all(axis=1)]
-    if not len(first):
+    relative = run.relative[: min(calls, WINDOW)]
+    finite = np.isfinite(relative).all(axis=1)
+    if not finite.any():
         return
+    call, relative = int(finite.argmax()), relative[finite]
     # An explosion within the window comes after calls that are not large. After a
     # huge first call, the weights may be so large that all units are dead.
-    relative = np.maximum(np.minimum(first[0], _median(first)), first[0] / threshold)
-    layer = int(relative.argmax())
-    if relative[layer] < threshold**2:
+    typical = np.minimum(relative[0], _median(relative))
+    layer = int(np.maximum(typical, relative[0] / threshold).argmax())
+    factor = float(relative[0, layer])
+    if max(typical[layer], factor / threshold) < threshold**2:
         return
-    name, norm = run.kernels.names[layer], float(run.kernels.norms[0, layer])
-    factor, weight = float(first[0, layer]), float(run.weights[layer])
+    name, norm = run.kernels.names[layer], float(run.kernels.norms[call, layer])
     is_recurrent = run.is_recurrent([name])
     yield Finding(
         "exploding",
         name,
-        int(run.kernels.steps[0]),
-        {"norm": norm, "weight_norm": weight, "relative": factor},
-        f"its norm is {norm:.1e} at the first call, {factor:.0e} times the product of "
-        f"that of its weights, {weight:.1e}, and of the error at the output"
+        int(run.kernels.steps[call]),
+        {"norm": norm, "relative": factor},
+        f"its norm is {norm:.1e} at the first call, {factor:.0e} times the norm of its "
+        "weights times the error at the output"
         f"{'; it grows through time' if is_recurrent else ''}.",
         "recurrent" if is_recurrent else "weights",
     )
@@ -200,7 +202,8 @@ def _growth(
         found &= stays((error >= first_error) | np.isnan(error))
         if first and found.any():
             call = int(found.argmax())
-            layer = int(np.nanargmax(norms[call]))
+            finite = np.isfinite(norms[call])
+            layer = int(np.where(finite, norms[call], -1.0).argmax())
             figures = {"norm": float(norms[call, layer]), "norm_at_first": first}
             figures["calls"] = int(grows.sum())
             figures["largest_norm"] = float(np.nanmax(heights))
@@ -209,9 +212,9 @@ def _growth(
                 run.kernels.names[layer],
                 int(run.kernels.steps[call]),
                 figures,
-                f"its norm is {figures['norm']:.1e}, and at first the largest was "
-                f"{first:.1e}; {grows.sum()} of {len(run.kernels.steps)} calls have "
-                "norms this far above.",
+                f"its norm is {figures['norm']:.1e}; the largest at the start was "
+                f"{first:.1e}. Norms are that large in {grows.sum()} of "
+                f"{len(run.kernels.steps)} calls.",
                 "recurrent" if run.is_recurrent(run.kernels.names) else "rate",
             )
             return
@@ -226,18 +229,21 @@ def _saturated(run: _Run, calls: int) -> Iterator[Finding]:
     """
     found: dict[str, float] = {}
     norms = run.variables.by_name()
-    for layer, weight in zip(run.kernels.names[:-1], run.weights, strict=False):
+    following = dict(itertools.pairwise(run.layers.names))
+    for layer, weight in zip(run.kernels.names[:-1], run.weights[0], strict=False):
         columns = {column.name: column for column in run.columns[layer]}
-        if columns.keys() == {"kernel", "bias"} and run.activation(layer) in SQUASHING:
+        # Normalization makes the gradients of a bias before it cancel out.
+        is_normalized = any(c.name == "gamma" for c in run.columns[following[layer]])
+        is_squashing = run.activation(layer) in SQUASHING and not is_normalized
+        if is_squashing and columns.keys() == {"kernel", "bias"}:
             kernel, bias = (norms[columns[n].path] for n in ("kernel", "bias"))
             size = float(_median(_divide(kernel, bias)[: min(calls, WINDOW)]))
             size *= weight / np.sqrt(np.prod(columns["kernel"].shape))
             if size >= SATURATION:
                 found[layer] = size
-    for layer, size in itertools.islice(found.items(), 1):
-        others = (
-            f"; so are those of {len(found) - 1} later layers" if len(found) > 1 else ""
-        )
+    if found:
+        layer, size = next(iter(found.items()))
+        others = f"; {len(found)} layers are saturated" if len(found) > 1 else ""
         yield Finding(
             "saturated",
             layer,
@@ -249,9 +255,10 @@ def _saturated(run: _Run, calls: int) -> Iterator[Finding]:
         )
 
 
-# The number of the first call of a window, the median norm of each layer over its
-# calls, and the factor by which norms change from the output to the input.
-_Profile = tuple[int, NDArray[np.float64], float]
+# The number of the first call of a window; the median norm and the median relative
+# gradient of each layer over its calls; and the logarithm of the factor by which norms
+# change per layer towards the input.
+_Profile = tuple[int, NDArray[np.float64], NDArray[np.float64], float]
 
 
 def _profiles(run: _Run, calls: int) -> list[_Profile]:
@@ -262,15 +269,15 @@ def _profiles(run: _Run, calls: int) -> list[_Profile]:
     profiles = []
     window = max(WINDOW, -(-calls // MOST_WINDOWS))
     for start in range(0, max(1, calls - window + 1), window):
-        median = _median(run.kernels.norms[start : min(start + window, calls)])
+        rows = slice(start, min(start + window, calls))
+        median, relative = _median(run.kernels.norms[rows]), _median(run.relative[rows])
         depth = np.flatnonzero(median > 0)
         if len(depth) < 3:
             continue
         logs = np.log(median[depth])
         later, earlier = np.tril_indices(len(depth), -1)
         slopes = (logs[earlier] - logs[later]) / (depth[later] - depth[earlier])
-        change = float(np.exp(np.median(slopes) * (len(median) - 1)))
-        profiles.append((start, median, change))
+        profiles.append((start, median, relative, float(np.median(slopes))))
     return profiles
 
 
@@ -282,23 +289,24 @@ def _trend(
     Two consecutive windows must show the trend, or the only window. Of the norms that
     vanish, the finding names the layer nearest to the input.
     """
-    over = np.array([p[-1] ** towards_input >= threshold for p in profiles], bool)
-    first = _first_run(over, min(2, len(over)))
+    names = run.kernels.names
+    limit = np.log(threshold) / max(1, len(names) - 1)
+    over = np.array([p[-1] * towards_input >= limit for p in profiles], bool)
+    first = _first_run(over, min(2, len(over))) if profiles else None
     if first is None:
         return
-    call, norms, change = profiles[first]
-    names = run.kernels.names
+    call, norms, relative, change = profiles[first]
     if towards_input > 0:
         kind, verb, layer = "exploding", "grow", int(norms.argmax())
     else:
         kind, verb = "vanishing", "fall"
-        relative = _median(run.relative[call : call + WINDOW])
-        small = np.maximum(relative, norms / norms[-1]) <= 1 / threshold
+        small = np.maximum(relative, _divide(norms, norms[-1])) <= 1 / threshold
+        small &= run.kernels.present[call]
         if not small.any():
             return
         layer = int(small.argmax())
     norm, at_output = float(norms[layer]), float(norms[-1])
-    factor = change ** (towards_input / (len(names) - 1))
+    factor = float(np.exp(towards_input * change))
     squashing = sum(run.activation(name) in SQUASHING for name in names)
     cause = {1: "weights", -1: "squashing" if squashing > len(names) / 3 else "depth"}
     is_recurrent = run.is_recurrent(names[layer:])
@@ -342,9 +350,8 @@ def _dead(run: _Run, calls: int, underflow: bool) -> Iterator[Finding]:
     table = run.layers
     zero = table.present & (table.norms == 0)
     flat = (zero | ~table.present).all(axis=1)
-    if not flat.all():
-        zero = zero[~flat]
-    steps = table.steps if flat.all() else table.steps[~flat]
+    kept = ~flat | flat.all()
+    zero, steps = zero[kept], table.steps[kept]
     starts = [_first_run(column, calls) for column in zero.T]
     for is_dead, group in itertools.groupby(
         range(len(starts)), key=lambda layer: starts[layer] is not None
@@ -353,7 +360,7 @@ def _dead(run: _Run, calls: int, underflow: bool) -> Iterator[Finding]:
         if not is_dead or (layers[0] == 0 and underflow):
             continue
         layer, count = layers[-1], int(zero[:, layers[-1]].sum())
-        others = f"; so is that of {len(layers) - 1} before it" if layers[1:] else ""
+        others = f"; {len(layers)} layers up to it are dead" if layers[1:] else ""
         yield Finding(
             "dead",
             table.names[layer],

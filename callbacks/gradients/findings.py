@@ -89,7 +89,8 @@ class Finding:
     @property
     def title(self) -> str:
         """The kind, layer and step in a phrase."""
-        return f"{self.name} gradient at {self.layer} from step {self.step}"
+        subject = "units" if self.kind == "saturated" else "gradient"
+        return f"{self.name} {subject} at {self.layer} from step {self.step}"
 
     def __str__(self) -> str:
         return f"{self.title}: {self.description}\n  Try {self.advice}."

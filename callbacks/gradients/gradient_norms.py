@@ -66,7 +66,8 @@ class GradientNorms(RecordViews, keras.callbacks.Callback):
         global_norm: Float64 array of shape `(steps,)`. The norm over all variables.
         update_ratio: Dict from layer path to a float64 array of shape `(epochs,)`. The
             norm of the update by the epoch's first batch (by all steps of the first
-            execution with `steps_per_execution`), relative to that of the weights.
+            execution with `steps_per_execution`), relative to that of the weights. NaN
+            if the layer is frozen or not built yet, and in `watch`.
         steps: Int64 array of shape `(steps,)`. The numbers of the optimizer calls.
         optimizers: String array `(steps,)`. The model's attribute with the optimizer.
 
@@ -170,15 +171,15 @@ class GradientNorms(RecordViews, keras.callbacks.Callback):
         self._update = WeightUpdate(self._model, self._read().end)
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        if batch and self._update:
+        if batch:
             self._measure_update()
         RecordGradients.install(self._model, self._recorder)
 
     def _measure_update(self) -> None:
-        # On JAX, the property `model` copies the weights back into the model.
-        if self._update and self.model:
+        if self._update:
+            _ = self.model  # On JAX, this property copies the weights back.
             self._record.weights.append(self._update.measure())
-        self._update = None
+            self._update = None
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self._measure_update()
@@ -242,10 +243,12 @@ class GradientNorms(RecordViews, keras.callbacks.Callback):
             )
         self.set_model(model)
         self.on_train_begin()
-        # Without epochs, only the weights before training are measured.
-        weights = WeightUpdate(model, self._record.end).measure()
-        unknown = np.full(len(weights.updates), np.nan)
-        self._record.weights.append(weights._replace(updates=unknown))
+        # Without epochs, only the weights before training are measured, unless a loop
+        # in JAX has donated them.
+        with contextlib.suppress(RuntimeError):
+            weights = WeightUpdate(model, self._record.end).measure()
+            unknown = np.full(len(weights.updates), np.nan)
+            self._record.weights.append(weights._replace(updates=unknown))
         recorder = self._recorder
         try:
             with recorder.step_class.watch(model, optimizer, recorder):
@@ -259,7 +262,6 @@ class GradientNorms(RecordViews, keras.callbacks.Callback):
 
     def get_state(self) -> dict[str, Any]:
         """Returns the record, for `ExactResume`."""
-        self._measure_update()
         return {
             "recording": self._read().get_state(),
             "fit_begins_at": self._fit_begins_at,

@@ -66,11 +66,9 @@ def replaced(*attributes: tuple[Any, str, Any]) -> Iterator[None]:
 
 
 def unordered_layers(model: Any) -> list[Any]:
-    """Returns all layers if their order is not that of the attributes that hold them.
-
-    Functional models list their layers in the order of the data flow.
-    """
+    """Returns all layers, or none if the model lists them in the order of the calls."""
     layers = list(model._flatten_layers())
+    # torch.compile would trace into the hooks.
     is_compiled = keras.backend.backend() == "torch" and model.jit_compile
     is_ordered = (
         isinstance(layer, keras.Sequential)
@@ -101,7 +99,7 @@ class InstrumentedStep:
         self.layouts: dict[tuple[Any, ...], Layout] = {}
         self.calls: dict[int, int] = {}  # the order of layers, by their first calls
         self.call_hooks = [
-            (la, "call", self.note(la)) for la in unordered_layers(model)
+            (la, "call", self.noting_call(la)) for la in unordered_layers(model)
         ]
         self.hooks = [hook for pair in optimizers for hook in self.make_hooks(*pair)]
         self.function = self.make_function()
@@ -137,8 +135,8 @@ class InstrumentedStep:
         with replaced(*step.hooks, *step.call_hooks, function):
             yield
 
-    def note(self, layer: Any) -> Callable[..., Any]:
-        """Returns the method `call` of a layer, which notes the layer's place."""
+    def noting_call(self, layer: Any) -> Callable[..., Any]:
+        """Wraps the method `call` of a layer to note the layer's place."""
         call = layer.call
 
         @functools.wraps(call)

@@ -22,7 +22,10 @@ from .recorder import Recorder
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
 class Norms:
-    """A dict of norms per step. Keras takes `[-1]` of those of a scan: all of them."""
+    """The norms of each step, as a dict.
+
+    After a scan, Keras reads `[-1]`, which here returns the norms of all steps.
+    """
 
     steps: list[dict[Any, jax.Array]]
 
@@ -44,8 +47,9 @@ class JaxInstrumentedStep(InstrumentedStep):
         # A new function: for an equal bound method, jit finds the original's code.
         def train_step(state: Any, data: Any) -> Any:
             norms: dict[Any, jax.Array] = {}
-            traced = get_opaque_trace_state(), norms
-            with replaced(*((each, "traced", traced) for each in self.recorders)):
+            trace = get_opaque_trace_state()
+            numbered = enumerate(self.recorders)
+            with replaced(*((r, "traced", (trace, norms, i)) for i, r in numbered)):
                 logs, state = original(state, data)
             return (logs, Norms([norms])), state
 
@@ -57,8 +61,8 @@ class JaxInstrumentedStep(InstrumentedStep):
         def run(function: Callable[..., Any], state: Any, data: Any) -> Any:
             (logs, outputs), state = function(state, iter([data]))
             for step in outputs.steps:
-                for (_, recorder, layout), norms in step.items():
-                    Recorder.store(recorder, layout, norms)
+                for (_, number, layout), norms in step.items():
+                    Recorder.store(self.recorders[number], layout, norms)
             return logs, state
 
         # Without a scan, Keras returns only the last of several steps.
@@ -103,9 +107,10 @@ class JaxRecorder(Recorder):
 
     step_class = JaxInstrumentedStep
     closed = False
-    # The trace of the step, and its norms by the number of the call, the recorder and
-    # the layout. A compiled step returns them in the order of these keys.
-    traced: tuple[Any, dict[tuple[int, Recorder, Layout], jax.Array]] | None = None
+    # The trace of the step, its norms by the numbers of the call and of the recorder
+    # and the layout, and the number of this recorder. A compiled step returns the norms
+    # in the order of these keys, which JAX never forgets.
+    traced: tuple[Any, dict[tuple[int, int, Layout], jax.Array], int] | None = None
 
     def compute_norms(self, gradients: list[Any]) -> jax.Array:
         return _norms(gradients)
@@ -117,7 +122,7 @@ class JaxRecorder(Recorder):
             on_one_device = jax.device_count() == 1  # Only there, JAX keeps an order.
             jax.debug.callback(receive, norms, ordered=on_one_device)
             return
-        trace, norms_of_step = self.traced
+        trace, norms_of_step, number = self.traced
         if get_opaque_trace_state() != trace:
             # A value of an inner function cannot leave it as an output of the step.
             warnings.warn(
@@ -128,7 +133,7 @@ class JaxRecorder(Recorder):
             )
             self.is_recorded_elsewhere = True
             return
-        norms_of_step[len(norms_of_step), self, layout] = norms
+        norms_of_step[len(norms_of_step), number, layout] = norms
 
     def receive_from_loop(self, layout: Layout, norms: Any) -> None:
         """Queues norms in a thread of JAX, where `effects_barrier` would deadlock."""

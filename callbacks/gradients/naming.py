@@ -87,7 +87,8 @@ def _activation(layer: Any, own: bool = True) -> str:
     activation = getattr(layer, "activation", None)
     if isinstance(layer, keras.layers.ReLU | keras.layers.LeakyReLU):
         return "relu"
-    if activation in (None, keras.activations.linear) or not (own or not layer.weights):
+    is_linear = not callable(activation) or activation is keras.activations.linear
+    if is_linear or (not own and layer.weights):
         return ""
     return str(getattr(activation, "__name__", type(activation).__name__))
 

@@ -84,14 +84,14 @@ class Weights(NamedTuple):
     """
 
     step: int  # the number of the call
-    names: tuple[tuple[str, str], ...]  # layer and name of each variable
+    layers: tuple[str, ...]  # of the variables
     norms: NDArray[np.float64]  # (variables,)
     updates: NDArray[np.float64]  # (variables,)
 
     def by_layer(self) -> dict[str, NDArray[np.float64]]:
         """Returns the norm of each layer's weights and of their update."""
         squares: dict[str, Any] = {}
-        for (layer, _), *norms in zip(*self[1:], strict=True):
+        for layer, *norms in zip(*self[1:], strict=True):
             squares[layer] = squares.get(layer, 0.0) + np.square(norms)
         return {layer: np.sqrt(pair) for layer, pair in squares.items()}
 
@@ -102,7 +102,7 @@ class Record:
     def __init__(self) -> None:
         # The numbers of the calls of a layout, and their norms, row by row.
         self._calls: dict[Layout, tuple[array[int], array[float]]] = {}
-        self._positions: dict[Column, Position] = {}
+        self._places: dict[str, tuple[Position, Column]] = {}  # by path
         self.columns: list[Column] = []  # all variables, from the input to the output
         self.end = 0  # the number of the next optimizer call
         self.model = "model"  # its name
@@ -119,8 +119,10 @@ class Record:
         calls = self._calls.get(layout)
         if calls is None:
             calls = self._calls[layout] = array("q"), array("d")
-            self._positions |= zip(layout.columns, layout.positions, strict=True)
-            self.columns = sorted(self._positions, key=self._positions.__getitem__)
+            for column, position in zip(layout.columns, layout.positions, strict=True):
+                self._places[column.path] = position, column
+            places = sorted(self._places.values(), key=lambda place: place[0])
+            self.columns = [column for _, column in places]
         calls[0].frombytes(np.asarray(steps, np.int64).tobytes())
         calls[1].frombytes(np.asarray(norms, np.float64).tobytes())
         self.end = max(self.end, int(steps[-1]) + 1)
@@ -152,12 +154,12 @@ class Record:
         for calls in state["calls"]:
             # JSON turns tuples into lists.
             optimizer, columns, positions, dynamic_scale = calls["layout"]
-            columns = tuple(Column(la, n, tuple(sh), a) for la, n, sh, a in columns)
+            columns = tuple(Column(*c)._replace(shape=tuple(c[2])) for c in columns)
             positions = tuple(tuple(position) for position in positions)
             layout = Layout(optimizer, columns, positions, dynamic_scale)
             record.add(layout, calls["steps"], calls["norms"])
-        for step, names, *norms in state["weights"]:
-            record.weights.append(Weights(step, tuple(map(tuple, names)), *norms))
+        for step, layers, *norms in state["weights"]:
+            record.weights.append(Weights(step, tuple(layers), *norms))
         record.model = state["model"]
         return record
 
@@ -178,10 +180,10 @@ class Record:
         optimizers = np.empty(len(steps), object)
         norms = np.full((len(steps), len(self.columns)), np.nan)
         present = np.zeros(norms.shape, bool)
-        place = {column: index for index, column in enumerate(self.columns)}
+        place = {column.path: index for index, column in enumerate(self.columns)}
         for layout, (layout_steps, layout_norms) in calls.items():
             rows = np.searchsorted(steps, layout_steps)
-            cells = rows[:, None], [place[column] for column in layout.columns]
+            cells = rows[:, None], [place[column.path] for column in layout.columns]
             norms[cells] = layout_norms
             present[cells] = True
             optimizers[rows] = layout.optimizer

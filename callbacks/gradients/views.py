@@ -1,4 +1,4 @@
-"""What a `GradientNorms` shows of its record."""
+"""The record of `GradientNorms` as arrays, tables, a diagnosis and figures."""
 
 import contextlib
 import html
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class RecordViews:
-    """The record as arrays, tables, a diagnosis and figures."""
+    """Properties and methods that show a record."""
 
     _record: Record
 
@@ -37,7 +37,7 @@ class RecordViews:
 
     @property
     def update_ratio(self) -> dict[str, NDArray[np.float64]]:
-        return self._record.update_ratio()
+        return self._read().update_ratio()
 
     @property
     def global_norm(self) -> NDArray[np.float64]:
@@ -74,12 +74,13 @@ class RecordViews:
         """Tells you which layer is not learning, since which step and why.
 
         Args:
-            vanishing: Float. How many times smaller the norm is at the input than at
-                the output, as a trend over all layers that have a kernel. Defaults to
-                100, a factor of 1.67 per layer for ten layers.
-            exploding: Float. How many times norms exceed those of the first calls,
-                and stay there, or the norm at the output. At the first call, its square
-                is the limit of the norm relative to weights and error. Defaults to 100.
+            vanishing: Float. Factor by which norms must fall from the output to the
+                input, as a trend over all layers that have a kernel. Defaults to 100, a
+                factor of 1.67 per layer for ten layers.
+            exploding: Float. Factor by which norms must exceed those of the first calls
+                and stay there, or grow from the output to the input. Its square limits
+                the norm relative to weights and error at the first call. Defaults to
+                100.
             dead: Integer. Consecutive calls with a norm of exactly 0. Defaults to 10.
 
         Returns:

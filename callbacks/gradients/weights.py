@@ -16,15 +16,14 @@ class WeightUpdate:
         self.step = step  # the number of the first optimizer call in the run
         self.variables = list(model.trainable_variables)
         pairs = variable_columns(model, self.variables, {})
-        self.names = tuple((column.layer, column.name) for column, _ in pairs)
-        self.before = self._read()
-
-    def _read(self) -> list[Any]:
-        return [np.array(ops.convert_to_numpy(v), np.float64) for v in self.variables]
+        self.layers = tuple(column.layer for column, _ in pairs)
+        self.before = [np.array(ops.convert_to_numpy(v)) for v in self.variables]
 
     def measure(self) -> Weights:
         """Returns the norms of the weights before the run, and of their change."""
-        changes = map(np.subtract, self._read(), self.before)
-        norms = np.array([np.linalg.norm(values) for values in self.before])
-        updates = np.array([np.linalg.norm(values) for values in changes])
-        return Weights(self.step, self.names, norms, updates)
+        norms, updates = [], []
+        for variable, before in zip(self.variables, self.before, strict=True):
+            before = before.astype(np.float64)
+            norms.append(np.linalg.norm(before))
+            updates.append(np.linalg.norm(ops.convert_to_numpy(variable) - before))
+        return Weights(self.step, self.layers, np.array(norms), np.array(updates))

@@ -10,11 +10,12 @@ import keras
 def find_fit() -> tuple[Any, list[Any]]:
     """Returns the epoch iterator and the callbacks of the running `fit`."""
     frame: Any = sys._getframe()
-    while frame and not {"epoch_iterator", "callbacks"} <= frame.f_locals.keys():
+    kind = keras.callbacks.CallbackList
+    while frame and not isinstance(frame.f_locals.get("callbacks"), kind):
         frame = frame.f_back
     if not frame:  # A model may have a `fit` of its own.
         return None, []
-    return frame.f_locals["epoch_iterator"], frame.f_locals["callbacks"].callbacks
+    return frame.f_locals.get("epoch_iterator"), frame.f_locals["callbacks"].callbacks
 
 
 def skip_epochs(iterator: Any, count: int) -> None:

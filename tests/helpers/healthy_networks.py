@@ -342,6 +342,26 @@ def tanh_net(callback):
     fit(mlp(5, "tanh"), digits(), callback)
 
 
+def train_normalized(callback, activation):
+    hidden = [
+        layer
+        for _ in range(3)
+        for layer in (layers.Dense(64, activation), layers.BatchNormalization())
+    ]
+    model = sequence((28, 28, 1), layers.Flatten(), *hidden, layers.Dense(10))
+    fit(model, digits(), callback, batch_size=128, epochs=6)
+
+
+@network("A")
+def batch_normalization_after_sigmoid(callback):
+    train_normalized(callback, "sigmoid")
+
+
+@network("B")
+def batch_normalization_after_tanh(callback):
+    train_normalized(callback, "tanh")
+
+
 @network("B")
 def twenty_relu_layers(callback):
     options = {"optimizer": keras.optimizers.Adam(3e-4)}

@@ -1,8 +1,8 @@
-"""Networks, healthy and sick, on which the diagnosis of gradients is measured.
+"""Networks, healthy and faulty, on which the diagnosis of gradients is measured.
 
-The sick networks have one fault, at a layer and a step that are known by construction.
-The networks of half A, with the seeds 0 to 2, have set the thresholds of the diagnosis;
-those of half B, with the seeds 6 to 8, have not.
+The faulty networks have one fault, at a layer and a step known by construction. Half A,
+with the seeds 0 to 2, was used to set the rules and thresholds of the diagnosis; half
+B, with the seeds 6 to 8, was not.
 """
 
 import functools

@@ -2,11 +2,11 @@
 
 from xml.etree import ElementTree
 
+import faulty_networks  # noqa: F401
 import healthy_networks  # noqa: F401  registers networks
 import keras
 import numpy as np
 import pytest
-import sick_networks  # noqa: F401
 from networks import NETWORKS, SEEDS, examine
 from references import LOSS, record_of
 
@@ -92,7 +92,7 @@ def test_healthy_runs_have_no_finding(build, optimizer, seed, images):
     assert str(diagnosis) == "No fault found: the gradient is healthy."
 
 
-# Networks from reports, and a word of the remedy for the sick ones.
+# Networks from reports, and a word of the remedy for the faulty ones.
 REPORTED = {
     "ten relu layers of large weights": "initializer",
     "recurrent matrix above one": "clipnorm",
@@ -189,6 +189,27 @@ def test_an_explosion_is_found_after_a_first_call_that_overflowed():
     norms[0], norms[50:] = np.inf, 1e9
     (finding,) = diagnose(record_of(norms, dynamic_scale=True))
     assert (finding.kind, finding.step) == ("exploding", 50)
+
+
+ONES = np.ones((30, 4))
+
+
+@pytest.mark.parametrize(
+    ("norms", "verdict"),
+    [
+        (ONES * np.nan, "non-finite"),
+        (ONES * [1, 1, 1, 0], "dead"),
+        (ONES * 0, "dead"),
+        (np.ones((30, 1)) * np.logspace(-160, 150, 700), "vanishing"),
+        (np.ones((30, 1)) * np.logspace(150, -160, 700), "exploding"),
+        (np.where(np.arange(30)[:, None] % 10 == 9, 1e6, ONES), "healthy"),  # bursts
+        (np.where(np.arange(30)[:, None] > 28, 1e9, ONES), "healthy"),
+        (np.where(np.arange(30)[:, None] > 15, 1e9, ONES), "exploding"),
+        (np.where(np.arange(30)[:, None] % 3 == 1, 0, ONES), "healthy"),
+    ],
+)
+def test_verdicts_of_made_up_norms(norms, verdict):
+    assert diagnose(record_of(norms)).verdict == verdict
 
 
 def test_a_diagnosis_needs_gradients_and_thresholds_above_one():

@@ -100,7 +100,7 @@ def test_a_call_in_control_flow_is_named_and_trains_unharmed(kind):
         if callbacks:
             with pytest.warns(UserWarning, match="inside `jax.lax.cond`") as caught:
                 fit(model, data, *callbacks)
-            assert len(caught) == 1
+            assert [warning.category for warning in caught].count(UserWarning) == 1
         else:
             fit(model, data)
         results.append([w.tobytes() for w in model.get_weights()])

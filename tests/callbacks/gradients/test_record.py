@@ -68,15 +68,25 @@ def test_the_latest_calls_are_read_without_a_copy_of_all():
 
 
 def test_a_record_survives_its_state(record, tmp_path):
-    names = ("critic", "kernel"), ("input", "bias")
-    record.weights.append(Weights(0, names, np.array([2.0, 0.5]), np.array([1.0, 2.0])))
+    layers = "critic", "input"
+    record.weights.append(
+        Weights(0, layers, np.array([2.0, 0.5]), np.array([1.0, 2.0]))
+    )
     CheckpointFolder(tmp_path).write(0, 0, record.get_state())
     restored = Record.from_state(CheckpointFolder(tmp_path).read_newest())
     assert restored.update_ratio() == {"input": [4.0], "critic": [0.5]}
-    assert restored.weights[0].names == names
+    assert restored.weights[0].layers == layers
     assert restored.end == record.end == 30
     for pair in zip(restored.variables(), record.variables(), strict=True):
         np.testing.assert_array_equal(*pair)
+
+
+def test_a_layer_whose_shape_changes_keeps_its_column(record):
+    larger = KERNEL._replace(shape=(2, 5))
+    record.add(Layout("critic", (larger,), ((1, 0),), False), [30], [[7.0]])
+    table = record.variables()
+    assert table.names == ["input/bias", "critic/kernel"]
+    np.testing.assert_array_equal(table.norms[:, 1], [*range(30), 7])
 
 
 def test_layers_may_have_the_names_of_columns():
