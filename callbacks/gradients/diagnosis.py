@@ -2,46 +2,24 @@
 
 Most rules do not depend on the scale of the loss and of the targets. They use a layer's
 *relative gradient*: the norm of its gradient, divided by that of its weights and by the
-error at the output, which is the norm of the gradient of the model's last vector,
-usually the bias of the last layer.
+error at the output, which is the norm of the gradient of the last layer's bias.
 """
 
 import itertools
 from collections.abc import Iterator
-from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .calls import WINDOW, Run, divide, largest, median, select_calls, slope
 from .findings import Diagnosis, Finding
-from .record import Column, Record, Table
+from .record import Record, Table
 
-WINDOW = 10  # optimizer calls per profile
 MOST_WINDOWS = 1000  # profiles of a long run, whose windows are longer
-# Root mean square of pre-activations above which squashing activations are flat.
-SATURATION = 6.0
+# Root mean square of pre-activations above which squashing activations are flat, and
+# of weights, relative to the usual 1 / sqrt(fan_in), that bring it about.
+SATURATION, LARGE_WEIGHTS = 6.0, 3.0
 SQUASHING = {"tanh", "sigmoid", "hard_sigmoid", "hard_tanh"}
-
-
-class _Run(NamedTuple):
-    """The calls of an optimizer. Arrays have the shape `(calls, layers)`."""
-
-    layers: Table
-    kernels: Table  # the layers that have a kernel, or all if none has
-    variables: Table
-    columns: dict[str, list[Column]]  # by layer
-    weights: NDArray[np.float64]  # norms of the layers with a kernel
-    error: NDArray[np.float64]  # at the output, `(calls,)`
-    # The norms of `kernels`, divided by those of the weights; then also by the error.
-    per_weight: NDArray[np.float64]
-    relative: NDArray[np.float64]
-
-    def activation(self, layer: str) -> str:
-        return self.columns[layer][0].activation
-
-    def is_recurrent(self, layers: list[str]) -> bool:
-        columns = itertools.chain.from_iterable(map(self.columns.__getitem__, layers))
-        return any(column.name == "recurrent_kernel" for column in columns)
 
 
 def diagnose(
@@ -69,7 +47,7 @@ def diagnose(
     patience = 16 if record.dynamic_scale else 1
     findings: list[Finding] = []
     for optimizer in dict.fromkeys(layers.optimizers):
-        run = _select(record, optimizer)
+        run = select_calls(record, optimizer)
         broken = list(_non_finite(run.layers, patience))
         end = min((fault.step for fault in broken), default=np.inf)
         calls = int((run.layers.steps < end).sum())
@@ -89,87 +67,62 @@ def diagnose(
     return Diagnosis(sorted(findings, key=lambda finding: finding.step))
 
 
-def _select(record: Record, optimizer: str) -> _Run:
-    """Returns the calls of an optimizer, with their relative gradients."""
-    variables = record.variables().of(optimizer)
-    names = set(variables.names)
-    taking_part = [column for column in record.columns if column.path in names]
-    has_kernels = any(column.is_kernel for column in taking_part)
-    kernels = record.layers(kernels_only=has_kernels).of(optimizer)
-    columns: dict[str, list[Column]] = {}
-    for column in taking_part:
-        columns.setdefault(column.layer, []).append(column)
-    # TensorFlow may build a model in the first epoch, too late to be measured.
-    measured = [weights for weights in record.weights if weights.layers]
-    rows = [weights.by_layer() for weights in measured] or [{}]
-    weights = np.array([[r.get(k, (0.0, 0))[0] for k in kernels.names] for r in rows])
-    starts = [weights.step for weights in measured[1:]]
-    weights = weights[np.searchsorted(starts, kernels.steps, side="right")]
-    # The norm of small weights, or of zeros as in a last layer, is raised to that of a
-    # dense kernel with the usual variance of 1 / fan_in.
-    usual = [
-        np.sqrt(max((c.shape[-1] for c in columns[layer] if c.is_kernel), default=1))
-        for layer in kernels.names
-    ]
-    per_weight = kernels.norms / np.maximum(usual, weights)
-    vectors = [i for i, column in enumerate(taking_part) if not column.is_kernel]
-    error = np.full(len(kernels.steps), np.nan)
-    if vectors:
-        error = variables.norms[:, vectors[-1]]
-    relative = _divide(per_weight, error[:, None])
-    layers = record.layers().of(optimizer)
-    parts = weights, error, per_weight, relative
-    return _Run(layers, kernels, variables, columns, *parts)
+def _at_start(run: Run, calls: int, threshold: float) -> Iterator[Finding]:
+    """Finds gradients that are huge from the first call.
 
-
-def _divide(values: NDArray[np.float64], by: NDArray[np.float64]) -> Any:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return values / by
-
-
-def _largest(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Returns the largest finite value of each call, or NaN."""
-    largest = np.where(np.isfinite(values), values, -1.0).max(axis=1, initial=-1.0)
-    return np.where(largest >= 0, largest, np.nan)
-
-
-def _median(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Returns the median over calls of what is finite; 0 if nothing is."""
-    median = np.ma.median(np.ma.masked_invalid(values), axis=0)  # type: ignore[no-untyped-call]
-    return np.asarray(np.ma.filled(median, 0.0))
-
-
-def _at_start(run: _Run, calls: int, threshold: float) -> Iterator[Finding]:
-    """Finds relative gradients that are huge from the first call."""
-    # The first calls may overflow under mixed precision.
+    Either relative gradients are, or the inputs of layers grow with depth.
+    """
     relative = run.relative[: min(calls, WINDOW)]
-    finite = np.isfinite(relative).all(axis=1)
-    if not finite.any():
+    # The first calls may overflow under mixed precision.
+    finite = np.flatnonzero(np.isfinite(relative).all(axis=1))
+    if not len(finite):
         return
-    call, relative = int(finite.argmax()), relative[finite]
+    call, relative = int(finite[0]), relative[finite]
     # An explosion within the window comes after calls that are not large. After a
     # huge first call, the weights may be so large that all units are dead.
-    typical = np.minimum(relative[0], _median(relative))
-    layer = int(np.maximum(typical, relative[0] / threshold).argmax())
-    factor = float(relative[0, layer])
-    if max(typical[layer], factor / threshold) < threshold**2:
+    typical = np.minimum(relative[0], median(relative))
+    typical = np.maximum(typical, relative[0] / threshold)
+    if run.is_estimated:  # It contains the growth of a recurrent layer's output.
+        through_time = [run.is_recurrent([name]) for name in run.kernels.names]
+        typical[through_time] *= 2 * threshold
+    # The bias of the last layer may have no gradient of use.
+    inputs = run.inputs[finite, :-1]
+    growth = min(_growth_with_depth(v) for v in (inputs[0], median(inputs)))
+    if max(typical.max(), growth) < threshold**2:
         return
-    name, norm = run.kernels.names[layer], float(run.kernels.norms[call, layer])
+    norms = run.kernels.norms[call]
+    is_forward = typical.max() < threshold**2
+    layer = int((norms if is_forward else typical).argmax())
+    name, norm = run.kernels.names[layer], float(norms[layer])
     is_recurrent = run.is_recurrent([name])
+    factor = growth if is_forward else float(relative[0, layer])
+    text = (
+        f"the inputs of layers grow {factor:.0e} times with depth"
+        if is_forward
+        else f"{factor:.0e} times the norm of its weights times the error at the output"
+    )
     yield Finding(
         "exploding",
         name,
         int(run.kernels.steps[call]),
-        {"norm": norm, "relative": factor},
-        f"its norm is {norm:.1e} at the first call, {factor:.0e} times the norm of its "
-        "weights times the error at the output"
+        {"norm": norm, "growth" if is_forward else "relative": factor},
+        f"its norm is {norm:.1e} at the first call, {text}"
         f"{'; it grows through time' if is_recurrent else ''}.",
         "recurrent" if is_recurrent else "weights",
     )
 
 
+def _growth_with_depth(values: NDArray[np.float64]) -> float:
+    """Returns the factor by which values grow from the first to the last layer."""
+    depth = np.flatnonzero(values > 0)
+    if len(depth) < 3:
+        return 1.0
+    change = slope(depth, np.log(values[depth])) * (depth[-1] - depth[0])
+    return float(np.exp(min(change, 700.0)))
+
+
 def _growth(
-    run: _Run, calls: int, threshold: float, ends_broken: bool
+    run: Run, calls: int, threshold: float, ends_broken: bool
 ) -> Iterator[Finding]:
     """Finds norms that grow far above those of the first calls, and stay there.
 
@@ -178,33 +131,43 @@ def _growth(
     grow towards large targets, while the error falls.
     """
     norms, numbers = run.kernels.norms[:calls], np.arange(calls)
-    heights, relative = _largest(norms), _largest(run.relative[:calls])
+    heights, relative = largest(norms), largest(run.relative[:calls])
     error = run.error[:calls]
-    is_large = _largest(run.per_weight[:calls]) >= threshold
+    is_large = largest(run.per_weight[:calls]) >= threshold
     window = WINDOW if calls > 2 * WINDOW else max(1, calls // 2)
     ahead = np.minimum(window, calls - numbers)
+    before = np.maximum(numbers - WINDOW // 2, 0)
+    rises = heights >= np.sqrt(threshold) * heights[before]
+    lowest = usual = np.inf
+    highest = 0.0
 
-    def stays(true: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Returns the calls after which most of the next window is true."""
-        return np.convolve(true, np.ones(window))[window - 1 :] > ahead / 2
+    def count(true: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Counts, for each call, those that are true from it to the window's end."""
+        return np.convolve(true, np.ones(window))[window - 1 :]
 
     for start in range(1, min(calls, WINDOW + 1)):
-        before = (float(_median(v[:start])) for v in (heights, relative, error))
-        first, usual, first_error = before
-        growth = relative / max(1.0, usual)
-        grows = heights >= threshold * first
-        grows &= (growth >= threshold) | (heights >= threshold**2 * first)
         # The reference is that of the calls before, at most the first ten.
+        at_first = (float(median(v[:start])) for v in (heights, relative, error))
+        first, usual_now, first_error = at_first
+        lowest = min(lowest, first or np.inf)
+        usual, highest = min(usual, max(1.0, usual_now)), max(highest, first_error)
         is_next = numbers >= start if start == WINDOW else numbers == start
-        # After the largest of explosions, all units may be dead at once.
-        lasts = stays(grows) & (ends_broken | (ahead == window))
-        found = is_next & grows & is_large & (lasts | (growth >= threshold**2))
-        found &= stays((error >= first_error) | np.isnan(error))
-        if first and found.any():
+        unknown = np.isnan(error)
+        # A sudden rise, after which all units may be dead.
+        steep = is_large & (heights >= threshold * lowest)
+        steep &= (relative >= threshold * usual) & ((error >= highest) | unknown)
+        sudden = steep & rises & (count(steep) >= min(2, window))
+        # A gradual one, which has to last, and to raise the error.
+        grows = is_large & (heights >= threshold * first) & bool(first)
+        grows &= (relative >= threshold * usual) | (heights >= threshold**2 * first)
+        lasts = count(grows & ((error >= 1.3 * first_error) | unknown)) > ahead / 2
+        lasts &= ends_broken | (ahead == window)
+        found = is_next & (sudden | (grows & lasts))
+        if found.any():
             call = int(found.argmax())
             finite = np.isfinite(norms[call])
             layer = int(np.where(finite, norms[call], -1.0).argmax())
-            figures = {"norm": float(norms[call, layer]), "norm_at_first": first}
+            figures = {"norm": float(norms[call, layer]), "norm_at_first": lowest}
             figures["calls"] = int(grows.sum())
             figures["largest_norm"] = float(np.nanmax(heights))
             yield Finding(
@@ -213,34 +176,28 @@ def _growth(
                 int(run.kernels.steps[call]),
                 figures,
                 f"its norm is {figures['norm']:.1e}; the largest at the start was "
-                f"{first:.1e}. Norms are that large in {grows.sum()} of "
+                f"{lowest:.1e}. Norms are that large in {grows.sum()} of "
                 f"{len(run.kernels.steps)} calls.",
                 "recurrent" if run.is_recurrent(run.kernels.names) else "rate",
             )
             return
 
 
-def _saturated(run: _Run, calls: int) -> Iterator[Finding]:
+def _saturated(run: Run, calls: int) -> Iterator[Finding]:
     """Finds squashing units that are flat from the first call.
 
-    A kernel's gradient is the outer product of the layer's input and a gradient that
-    the bias receives, too. So their ratio is the norm of the input, which, times the
-    root mean square of the weights, is that of the pre-activations.
+    The root mean square of the pre-activations is that of the weights times the norm of
+    the input. Weights must be large, too: the norm of the input is an estimate.
     """
     found: dict[str, float] = {}
-    norms = run.variables.by_name()
-    following = dict(itertools.pairwise(run.layers.names))
-    for layer, weight in zip(run.kernels.names[:-1], run.weights[0], strict=False):
-        columns = {column.name: column for column in run.columns[layer]}
-        # Normalization makes the gradients of a bias before it cancel out.
-        is_normalized = any(c.name == "gamma" for c in run.columns[following[layer]])
-        is_squashing = run.activation(layer) in SQUASHING and not is_normalized
-        if is_squashing and columns.keys() == {"kernel", "bias"}:
-            kernel, bias = (norms[columns[n].path] for n in ("kernel", "bias"))
-            size = float(_median(_divide(kernel, bias)[: min(calls, WINDOW)]))
-            size *= weight / np.sqrt(np.prod(columns["kernel"].shape))
-            if size >= SATURATION:
-                found[layer] = size
+    sizes = median(run.inputs[: min(calls, WINDOW)])
+    for index, layer in enumerate(run.kernels.names[:-1]):
+        shape = next(c.shape for c in run.columns[layer] if c.is_kernel)
+        scale = run.weights[0, index] / np.sqrt(np.prod(shape))
+        is_large = scale * np.sqrt(np.prod(shape[:-1])) >= LARGE_WEIGHTS
+        is_flat = scale * sizes[index] >= SATURATION
+        if run.activation(layer) in SQUASHING and is_large and is_flat:
+            found[layer] = float(scale * sizes[index])
     if found:
         layer, size = next(iter(found.items()))
         others = f"; {len(found)} layers are saturated" if len(found) > 1 else ""
@@ -261,7 +218,7 @@ def _saturated(run: _Run, calls: int) -> Iterator[Finding]:
 _Profile = tuple[int, NDArray[np.float64], NDArray[np.float64], float]
 
 
-def _profiles(run: _Run, calls: int) -> list[_Profile]:
+def _profiles(run: Run, calls: int) -> list[_Profile]:
     """Returns the profile of each window of the first calls.
 
     The change ignores layers without a finite, positive norm; it needs three others.
@@ -270,19 +227,17 @@ def _profiles(run: _Run, calls: int) -> list[_Profile]:
     window = max(WINDOW, -(-calls // MOST_WINDOWS))
     for start in range(0, max(1, calls - window + 1), window):
         rows = slice(start, min(start + window, calls))
-        median, relative = _median(run.kernels.norms[rows]), _median(run.relative[rows])
-        depth = np.flatnonzero(median > 0)
+        norms, relative = median(run.kernels.norms[rows]), median(run.relative[rows])
+        depth = np.flatnonzero(norms > 0)
         if len(depth) < 3:
             continue
-        logs = np.log(median[depth])
-        later, earlier = np.tril_indices(len(depth), -1)
-        slopes = (logs[earlier] - logs[later]) / (depth[later] - depth[earlier])
-        profiles.append((start, median, relative, float(np.median(slopes))))
+        change = -slope(depth, np.log(norms[depth]))
+        profiles.append((start, norms, relative, change))
     return profiles
 
 
 def _trend(
-    run: _Run, profiles: list[_Profile], threshold: float, towards_input: int
+    run: Run, profiles: list[_Profile], threshold: float, towards_input: int
 ) -> Iterator[Finding]:
     """Finds norms that grow (1) or fall (-1) from layer to layer towards the input.
 
@@ -300,7 +255,7 @@ def _trend(
         kind, verb, layer = "exploding", "grow", int(norms.argmax())
     else:
         kind, verb = "vanishing", "fall"
-        small = np.maximum(relative, _divide(norms, norms[-1])) <= 1 / threshold
+        small = np.maximum(relative, divide(norms, norms[-1])) <= 1 / threshold
         small &= run.kernels.present[call]
         if not small.any():
             return
@@ -339,20 +294,27 @@ def _non_finite(table: Table, patience: int) -> Iterator[Finding]:
         )
 
 
-def _dead(run: _Run, calls: int, underflow: bool) -> Iterator[Finding]:
-    """Finds layers whose norm is exactly zero for `calls` consecutive calls.
+def _dead(run: Run, calls: int, underflow: bool) -> Iterator[Finding]:
+    """Finds layers whose norm is exactly zero in the last calls, at least `calls`.
 
     A layer that passes no gradient on makes all layers before it dead too. Adjacent
     dead layers are therefore one finding, at the layer nearest to the output. Zeros
     next to the input of a net whose gradient vanishes are an underflow instead. Calls
-    without any gradient are those of a loss that is exactly zero, unless all are.
+    without any gradient are those of a loss that is exactly zero, unless all are or
+    the norms before them were as large as at first.
     """
     table = run.layers
     zero = table.present & (table.norms == 0)
     flat = (zero | ~table.present).all(axis=1)
-    kept = ~flat | flat.all()
+    alive = largest(table.norms)[~flat]
+    is_sudden = len(alive) and alive[-1] >= median(alive[:WINDOW]) / 2
+    kept = ~flat | flat.all() | bool(is_sudden)
     zero, steps = zero[kept], table.steps[kept]
-    starts = [_first_run(column, calls) for column in zero.T]
+    taking_part = table.present[kept] & ~np.isnan(table.norms[kept])
+    starts = [
+        _last_run(zero[rows, layer], rows, calls)
+        for layer, rows in enumerate(map(np.flatnonzero, taking_part.T))
+    ]
     for is_dead, group in itertools.groupby(
         range(len(starts)), key=lambda layer: starts[layer] is not None
     ):
@@ -361,14 +323,33 @@ def _dead(run: _Run, calls: int, underflow: bool) -> Iterator[Finding]:
             continue
         layer, count = layers[-1], int(zero[:, layers[-1]].sum())
         others = f"; {len(layers)} layers up to it are dead" if layers[1:] else ""
+        name = table.names[layer]
+        is_flat = starts[layer] == 0 and run.activation(name) in SQUASHING
+        is_flat &= not run.is_recurrent([name])
         yield Finding(
-            "dead",
-            table.names[layer],
+            "saturated" if is_flat else "dead",
+            name,
             int(steps[starts[layer]]),
             {"layers": len(layers), "calls": count},
             f"its norm is exactly zero in {count} of {len(steps)} calls{others}.",
-            "start" if starts[layer] == 0 else "later",
+            "weights" if is_flat else "start" if starts[layer] == 0 else "later",
         )
+
+
+def _last_run(
+    zero: NDArray[np.bool_], rows: NDArray[np.int64], calls: int
+) -> int | None:
+    """Returns the row at which the zeros of the last calls begin.
+
+    `None` if there are fewer than `calls`, or if as many have ended before.
+    """
+    breaks = np.flatnonzero(~zero)
+    ends = np.concatenate([[-1], breaks, [len(zero)]])
+    lengths = np.diff(ends) - 1
+    longest_before = lengths[:-1].max(initial=0)
+    if lengths[-1] < max(calls, 2 * longest_before):
+        return None
+    return int(rows[ends[-2] + 1])
 
 
 def _first_run(true: NDArray[np.bool_], length: int) -> int | None:

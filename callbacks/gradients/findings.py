@@ -44,8 +44,8 @@ ADVICE = {
     "dead": {
         "start": (
             "a check that the loss reaches the layer (`stop_gradient`, a conversion to "
-            "NumPy or integers, an output without a loss), zero or small positive "
-            "initial biases in front of ReLUs"
+            "NumPy or integers, an output without a loss) and that its input is not "
+            "zero or masked, zero or small positive initial biases in front of ReLUs"
         ),
         "later": (
             "a smaller learning rate, `leaky_relu` or `gelu` in place of `relu`, zero "

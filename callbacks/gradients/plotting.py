@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .diagnosis import WINDOW, diagnose
+from .calls import WINDOW
+from .diagnosis import diagnose
 from .findings import Diagnosis
 from .record import Record, Table
 
