@@ -113,7 +113,7 @@ def _error(
 
 
 def divide(values: NDArray[np.float64], by: NDArray[np.float64]) -> Any:
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         return values / by
 
 

@@ -13,7 +13,7 @@ from references import LOSS, record_of
 from zoo.callbacks import GradientNorms
 from zoo.callbacks.gradients.diagnosis import diagnose
 from zoo.callbacks.gradients.findings import Diagnosis, Finding
-from zoo.callbacks.gradients.record import Record
+from zoo.callbacks.gradients.record import Column, Layout, Record
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +201,7 @@ ONES = np.ones((30, 4))
         (ONES * [1, 1, 1, 0], "dead"),
         (ONES * 0, "dead"),
         (np.ones((30, 1)) * np.logspace(-160, 150, 700), "vanishing"),
-        (np.ones((30, 1)) * np.logspace(150, -160, 700), "exploding"),
+        (np.ones((30, 1)) * np.logspace(100, -160, 700), "exploding"),
         (np.where(np.arange(30)[:, None] % 10 == 9, 1e6, ONES), "healthy"),  # bursts
         (np.where(np.arange(30)[:, None] > 28, 1e9, ONES), "healthy"),
         (np.where(np.arange(30)[:, None] > 15, 1e9, ONES), "exploding"),
@@ -210,6 +210,47 @@ ONES = np.ones((30, 4))
 )
 def test_verdicts_of_made_up_norms(norms, verdict):
     assert diagnose(record_of(norms)).verdict == verdict
+
+
+STEP = np.arange(60)[:, None]
+BURST = np.where((STEP > 20) & (STEP < 24), 1e5, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("kernels", "biases", "verdict"),
+    [
+        ([1, 1, 1], [1, 1, 1e-8], "healthy"),  # a bias in front of a softmax over items
+        ([1, 1, 1], [1, 1e-8, 1], "healthy"),  # or of normalization without weights
+        ([1, 1, 1e-5], [0.2, 0.2, 4e-6], "healthy"),  # a head with a small weight
+        ([10, 1e3, 1e4], [1, 1, 1], "healthy"),  # two layers make no trend
+        ([10, 1e4, 1e7, 1e10, 1], [1, 1, 1, 1, 1], "exploding"),  # inputs grow
+        (BURST * [1, 1, 1], BURST * [1, 1, 1], "healthy"),  # a burst of the error
+        (BURST * [1, 1, 1], [1, 1, 1], "exploding"),
+        (
+            np.where(STEP > 23, [0, 0, 1], BURST),
+            np.where(STEP > 23, [0, 0, 1], 1),
+            "exploding, dead",
+        ),
+        (
+            np.where(STEP < 20, [0, 1, 1], 1),
+            np.where(STEP < 20, [0, 1, 1], 1),
+            "healthy",
+        ),  # dead at first, then alive
+        (np.where(STEP > 40, [0, 0, 1], 1), np.where(STEP > 40, [0, 0, 1], 1), "dead"),
+        (np.where(STEP > 1, 0, 1), np.where(STEP > 1, 0, 1), "dead"),  # suddenly
+        (0.5**STEP * (STEP < 40), 0.5**STEP * (STEP < 40), "healthy"),  # all is learned
+    ],
+)
+def test_verdicts_of_made_up_kernels_and_biases(kernels, biases, verdict):
+    layers = max(np.shape(kernels)[-1], 3)
+    kernels, biases = (np.broadcast_to(v, (60, layers)) for v in (kernels, biases))
+    columns = [Column(f"dense{i}", "kernel", (8, 8)) for i in range(layers)]
+    columns += [column._replace(name="bias", shape=(8,)) for column in columns]
+    positions = tuple((i % layers, i) for i in range(2 * layers))
+    record = Record()
+    layout = Layout("optimizer", tuple(columns), positions, False)
+    record.add(layout, np.arange(60), np.hstack([kernels, biases]))
+    assert diagnose(record).verdict == verdict
 
 
 def test_a_diagnosis_needs_gradients_and_thresholds_above_one():
