@@ -64,7 +64,8 @@ def test_zero_infinity_and_absence_have_colors_of_their_own():
 
 def test_numbers_of_findings_cover_neither_labels_nor_each_other():
     norms = 4.0 ** -np.arange(100)[::-1] * np.ones((40, 1))
-    norms[:, [50, 52]], norms[30:] = 0, 1e9
+    norms[30:] = 1e9
+    norms[:, [50, 52]] = 0
     figure = plot([record_of(norms)])
     figure.draw_without_rendering()
     axes = figure.axes[0]
