@@ -32,12 +32,18 @@ class Run(NamedTuple):
         return self.columns[layer][0].activation
 
     def is_recurrent(self, layers: list[str]) -> bool:
-        columns = itertools.chain.from_iterable(map(self.columns.__getitem__, layers))
-        return any(column.name == "recurrent_kernel" for column in columns)
+        return any(_is_recurrent(self.columns[layer]) for layer in layers)
 
 
-def select_calls(record: Record, optimizer: str) -> Run:
-    """Returns the calls of an optimizer, with their relative gradients."""
+def _is_recurrent(columns: list[Column]) -> bool:
+    return any(column.name == "recurrent_kernel" for column in columns)
+
+
+def select_calls(record: Record, layers: Table, optimizer: str) -> Run:
+    """Returns the calls of an optimizer, with their relative gradients.
+
+    `layers` is the table of all layers and calls.
+    """
     variables = record.variables().of(optimizer)
     names = set(variables.names)
     taking_part = [column for column in record.columns if column.path in names]
@@ -76,8 +82,7 @@ def select_calls(record: Record, optimizer: str) -> Run:
     norms, present = kernels.norms[:, :last], kernels.present[:, :last]
     kernels = kernels._replace(names=kept, norms=norms, present=present)
     arrays = (values[:, :last] for values in (inputs, weights, per_weight, relative))
-    layers = record.layers().of(optimizer)
-    return Run(layers, kernels, columns, error, is_estimated, *arrays)
+    return Run(layers.of(optimizer), kernels, columns, error, is_estimated, *arrays)
 
 
 def _error(
@@ -94,7 +99,7 @@ def _error(
     candidates: list[tuple[Any, bool]] = []
     for layer in kernels.names[-2:]:
         own = columns[layer]
-        if layer != kernels.names[-1] and any("recurrent" in c.name for c in own):
+        if layer != kernels.names[-1] and _is_recurrent(own):
             continue  # It is no head, and its gradient may explode through time.
         kernel, bias = (
             np.sqrt(sum(norms[c.path] ** 2 for c in own if c.is_kernel is is_kernel))

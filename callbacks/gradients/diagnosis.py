@@ -47,7 +47,7 @@ def diagnose(
     patience = 16 if record.dynamic_scale else 1
     findings: list[Finding] = []
     for optimizer in dict.fromkeys(layers.optimizers):
-        run = select_calls(record, optimizer)
+        run = select_calls(record, layers, optimizer)
         broken = list(_non_finite(run.layers, patience))
         end = min((fault.step for fault in broken), default=np.inf)
         calls = int((run.layers.steps < end).sum())

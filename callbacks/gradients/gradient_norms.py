@@ -270,7 +270,7 @@ class GradientNorms(RecordViews, keras.callbacks.Callback):
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Restores what `get_state` returned, also in another process."""
-        # What the device and `_update` hold belongs to the record that is replaced.
+        # Norms on the device and the pending update belong to the replaced record.
         self._read()
         self._update = None
         self._record = self._recorder.record = Record.from_state(state["recording"])
