@@ -1,6 +1,7 @@
 """Random distortions of batches of images, in NumPy: the same on each Keras backend."""
 
 import functools
+from typing import Any
 
 import numpy as np
 
@@ -58,20 +59,12 @@ def distort(
         values = rng.random((n, *(shape or (1, 1))), "float32")
         return np.float32(amount) * (2 * values - 1)
 
-    angle = uniform(np.deg2rad(rotation))
-    cos, sin = np.cos(angle), np.sin(angle)
-    scale_y, scale_x = 1 + uniform(scale), 1 + uniform(scale)
+    angle, scale_y, scale_x = uniform(rotation), 1 + uniform(scale), 1 + uniform(scale)
     if flip:
         scale_x = scale_x * rng.choice(np.array([-1, 1], "float32"), (n, 1, 1))
-
-    # Each pixel of the result is read from (from_y, from_x).
-    y = np.arange(height, dtype="float32")[:, None] - (height - 1) / 2
-    x = np.arange(width, dtype="float32")[None, :] - (width - 1) / 2
-    sheared = x + uniform(shear) * y
-    from_y = scale_y * (sin * sheared + cos * y)
-    from_x = scale_x * (cos * sheared - sin * y)
-    from_y += uniform(shift) + (height - 1) / 2
-    from_x += uniform(shift) + (width - 1) / 2
+    from_y, from_x = _affine_grid(images.shape, angle, scale_y, scale_x, uniform(shear))
+    from_y += uniform(shift)
+    from_x += uniform(shift)
     if elastic:
         smooth_y = _gaussian(height, elastic_sigma)
         smooth_x = _gaussian(width, elastic_sigma)
@@ -82,6 +75,30 @@ def distort(
     if erase:
         distorted[_rectangles(rng, erase, images.shape)] = 0
     return distorted
+
+
+def transform(
+    images: np.ndarray, rotation: float = 0.0, scale: float = 1.0
+) -> np.ndarray:
+    """Rotates images by degrees and enlarges them by a factor, about their centers."""
+    form = images.shape
+    grid = _affine_grid(form, np.float32(rotation), *2 * [np.float32(1 / scale)])
+    return _interpolate(images, *(np.broadcast_to(part, form[:3]) for part in grid))
+
+
+def _affine_grid(
+    shape: tuple[int, ...], angle: Any, scale_y: Any, scale_x: Any, shear: Any = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the coordinates from which each pixel of an affine map is read."""
+    _, height, width, _ = shape
+    angle = np.deg2rad(angle)
+    cos, sin = np.cos(angle), np.sin(angle)
+    y = np.arange(height, dtype="float32")[:, None] - (height - 1) / 2
+    x = np.arange(width, dtype="float32")[None, :] - (width - 1) / 2
+    sheared = x + shear * y
+    from_y = scale_y * (sin * sheared + cos * y) + (height - 1) / 2
+    from_x = scale_x * (cos * sheared - sin * y) + (width - 1) / 2
+    return from_y, from_x
 
 
 def _rectangles(

@@ -145,6 +145,11 @@ def find_path(data: Data) -> Path | None:
     return None if is_name and not path.exists() else path
 
 
+def dataset_name(data: Data) -> str | None:
+    """Returns the name that `data` is, or `None`."""
+    return data if isinstance(data, str) and find_path(data) is None else None
+
+
 def check_examples(examples: Any) -> ArrayPair:
     """Returns `(images, labels)` as arrays of shapes `(n, ...)` and `(n,)`."""
     if len(examples) != 2:

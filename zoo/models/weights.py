@@ -9,6 +9,7 @@ import functools
 import json
 import os
 import pathlib
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,7 +43,11 @@ class Weights:
         parameters: Integer. Number of parameters.
         flops: Integer. Floating point operations per image, see `zoo.count_flops`.
         metrics: Dict. `split` and number of `images`; `accuracy` and `loss` of the
-            published `seed`; `mean_accuracy` and `sd_accuracy` over `seeds`.
+            published `seed`; `mean_accuracy` and `sd_accuracy` over `seeds`; and the
+            results of `zoo.training.measures.measure`.
+        training: Dict. `seconds` of the run on the `cores` of a `cpu`, its
+            `curve`, and the median gradient norm of each layer, `gradient_norms`, both
+            per epoch.
         data: Dict. `source` (URL), `version`, `license` and `citation` of the data.
         license: String. License of the weights.
         recipe: Dict. The full configuration of the training run.
@@ -69,6 +74,7 @@ class Weights:
     command: str
     versions: dict[str, str]
     golden: dict[str, Any]
+    training: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -90,7 +96,10 @@ class Weights:
 
     def to_json(self) -> str:
         """Returns the content of the card's file."""
-        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+        text = json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+        # A list of numbers or short strings takes one line.
+        flat = re.compile(r"\[[^\[\]{}]*\]")
+        return flat.sub(lambda found: re.sub(r"\s*\n\s*", " ", found[0]), text)
 
     @classmethod
     def from_json(cls, text: str) -> "Weights":

@@ -1,9 +1,12 @@
 """Publication of weights: the training runs, the weights file and the card."""
 
+import csv
 import dataclasses
 import json
 import os
+import pathlib
 import statistics
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +22,7 @@ from zoo.models.registry import TRAINING_ARGUMENTS, default_arguments, recipe_pa
 from zoo.models.weight_files import save_float16
 from zoo.models.weights import PUBLISHED, Weights, published
 from zoo.training.evaluation import evaluate
+from zoo.training.measures import measure
 from zoo.training.opening import load_model
 from zoo.training.recipes import Recipe, load_recipe
 from zoo.training.run import train
@@ -77,7 +81,9 @@ def publish(
     options: dict[str, Any] = {"split": "train+validation", "resume": True}
     options |= {"data_dir": data_dir, "verbose": verbose}
     for seeded, folder in zip(recipes, folders, strict=True):
-        train(spec.model, spec.dataset, seeded, output_dir=folder, **options)
+        options |= {"output_dir": folder, "gradient_norms": folder == folders[0]}
+        options["callbacks"] = [_EpochTimes(folder / "seconds.csv")]
+        train(spec.model, spec.dataset, seeded, **options)
 
     scores = []
     for folder in reversed(folders):  # The first, which is published, comes last.
@@ -94,9 +100,57 @@ def publish(
         "seeds": seeds,
         "mean_accuracy": statistics.mean(accuracies),
         "sd_accuracy": statistics.stdev(accuracies),
+        **measure(model, *test),
     }
-    run = json.loads((folders[0] / "run.json").read_text("utf-8"))
-    return _write(model, spec, recipe_text, arguments, info, metrics, run)
+    return _write(model, spec, recipe_text, arguments, info, metrics, folders[0])
+
+
+class _EpochTimes(keras.callbacks.Callback):
+    """Appends the seconds of each epoch to a file, which a resumed run continues."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        super().__init__()
+        self.path = path
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.started = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        with self.path.open("a") as file:
+            file.write(f"{time.perf_counter() - self.started:.2f}\n")
+
+
+def _read_training(folder: pathlib.Path, epochs: int) -> dict[str, Any]:
+    """Returns the time, the curve and the gradient norms of a run."""
+    run = json.loads((folder / "run.json").read_text("utf-8"))
+    # An epoch that was interrupted, or ran beside other work, does not count.
+    times = (folder / "seconds.csv").read_text("utf-8").split()
+    seconds = statistics.median(map(float, times))
+    logs = _read_columns(folder / "log.csv")
+    norms = _read_columns(folder / "gradient_norms.csv")
+    steps = len(norms["step"]) // epochs
+    layers = {
+        name: np.median(values[: steps * epochs].reshape(epochs, steps), 1)
+        for name, values in norms.items()
+        if name not in ("step", "optimizer")
+    }
+    curve = {name: logs[name] for name in ("accuracy", "loss")}
+    return {
+        "seconds": round(seconds * epochs),
+        **run["machine"],
+        "curve": {name: np.round(v, 5).tolist() for name, v in curve.items()},
+        "gradient_norms": {
+            name: [float(f"{value:.3g}") for value in values]
+            for name, values in layers.items()
+        },
+    }
+
+
+def _read_columns(path: pathlib.Path) -> dict[str, np.ndarray]:
+    with path.open(newline="") as file:
+        header = next(csv.reader(file))
+        table = np.atleast_2d(np.genfromtxt(file, delimiter=","))  # "NA" becomes NaN
+    return dict(zip(header, table.T, strict=True))
 
 
 def _check_architecture(recipe: Recipe) -> dict[str, Any]:
@@ -137,12 +191,13 @@ def _write(
     arguments: dict[str, Any],
     info: DatasetInfo,
     metrics: dict[str, Any],
-    run: dict[str, Any],
+    folder: pathlib.Path,
 ) -> Weights:
     """Writes the recipe, the weights file and the card to `zoo/published`."""
     command = f"zoo publish {spec.id}"
     if metrics["seeds"] != list(SEEDS):
         command += "".join(f" --seed {seed}" for seed in metrics["seeds"])
+    run = json.loads((folder / "run.json").read_text("utf-8"))
     outputs = model.predict(golden_images(info.image_shape), verbose=0)
     # The card is moved into place last: without it, a weight is not listed.
     with (
@@ -171,6 +226,7 @@ def _write(
             command=command,
             versions=run["versions"],
             golden={"seed": 0, "probabilities": outputs.tolist()},
+            training=_read_training(folder, spec.epochs),
         )
         card_file.write_text(card.to_json())
     published.cache_clear()

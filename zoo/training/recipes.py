@@ -36,6 +36,22 @@ class Recipe:
         warmup_epochs: Float. Epochs of a linear rise from 0 to the peak. Defaults to 0.
         augmentation: Dict. Arguments of `zoo.data.augmentation.distort`. Defaults to
             none, which leaves the images as they are.
+        label_smoothing: Float in [0, 1). The part of each label that is spread evenly
+            over all classes. Defaults to 0.
+        teacher: String. Name of published weights, e.g. `"convnet.mnist"`, whose
+            probabilities for the distorted images are targets beside the labels.
+            Defaults to `None`.
+        teacher_weight: Float in (0, 1]. The weight of the teacher's probabilities in
+            the targets. Defaults to 0.9.
+        ema_momentum: Float in [0, 1). The momentum of an exponential moving average of
+            the weights, which replaces them at the end of the run. The statistics of
+            batch normalization are then computed again. Defaults to 0: no average.
+
+    Reference:
+    - [Szegedy et al., 2016](https://arxiv.org/abs/1512.00567): label smoothing.
+    - [Hinton et al., 2015](https://arxiv.org/abs/1503.02531): distillation.
+    - [Izmailov et al., 2018](https://arxiv.org/abs/1803.05407): averages of weights
+      need new statistics of batch normalization.
 
     Raises:
         ValueError: If a field has the wrong type or is out of range. Keras checks the
@@ -55,6 +71,10 @@ class Recipe:
     schedule: str = "cosine"
     warmup_epochs: float = 0
     augmentation: dict[str, Any] = dataclasses.field(default_factory=dict)
+    label_smoothing: float = 0
+    teacher: str | None = None
+    teacher_weight: float = 0.9
+    ema_momentum: float = 0
 
     def __post_init__(self) -> None:
         for field, value in vars(self).items():  # Python's numbers, also within tables.
@@ -67,6 +87,9 @@ class Recipe:
         named = isinstance(optimizer.get("name"), str) and _is_number(rate) and rate > 0
         scheduled = self.schedule in ("cosine", "constant")
         warmed = _is_number(self.warmup_epochs) and self.warmup_epochs >= 0
+        smoothed, averaged = map(_is_part, (self.label_smoothing, self.ema_momentum))
+        weighted = self.teacher_weight == 1 or _is_part(self.teacher_weight)
+        weighted &= self.teacher_weight != 0
         for field, is_valid, expected in (
             ("model", isinstance(self.model, str), "a name"),
             ("dataset", isinstance(self.dataset, str), "a name"),
@@ -79,6 +102,10 @@ class Recipe:
             ("schedule", scheduled, "'cosine' or 'constant'"),
             ("warmup_epochs", warmed, "a number of at least 0"),
             ("augmentation", isinstance(self.augmentation, dict), "a table"),
+            ("label_smoothing", smoothed, "a number from 0 to less than 1"),
+            ("teacher", isinstance(self.teacher, str | None), "a name"),
+            ("teacher_weight", weighted, "a number above 0 and at most 1"),
+            ("ema_momentum", averaged, "a number from 0 to less than 1"),
         ):
             check_argument(is_valid, field, getattr(self, field), expected)
         distortions = inspect.getfullargspec(distort).kwonlyargs
@@ -131,13 +158,15 @@ def load_recipe(recipe: PathLike) -> Recipe:
 def default_recipe(model: str, dataset: str) -> Recipe:
     """Returns the newest published recipe for a dataset, or else the one for MNIST.
 
+    That for MNIST comes without its teacher, which may not know the images.
     A model without recipes gets the defaults of `Recipe`.
     """
     for name in (dataset, "mnist"):
         paths = PUBLISHED.glob(f"{model}.{name}.v*.toml")
         recipes = sorted(map(load_recipe, paths), key=lambda recipe: recipe.version)
         if recipes:
-            return dataclasses.replace(recipes[-1], dataset=dataset)
+            teacher = recipes[-1].teacher if name == dataset else None
+            return dataclasses.replace(recipes[-1], dataset=dataset, teacher=teacher)
     return Recipe(model, dataset)
 
 
@@ -149,6 +178,8 @@ def compile_model(
 ) -> None:
     """Compiles `model` with the recipe's optimizer and schedule, and cross-entropy."""
     config = {**recipe.optimizer, "learning_rate": _schedule(recipe, steps_per_epoch)}
+    if recipe.ema_momentum:
+        config |= {"use_ema": True, "ema_momentum": recipe.ema_momentum}
     name = config.pop("name")
     classes = inspect.getmembers(keras.optimizers, inspect.isclass)
     known = [key.lower() for key, _ in classes if key != "Optimizer"]
@@ -159,8 +190,16 @@ def compile_model(
     optimizer = keras.optimizers.get({"class_name": name, "config": config})
     if from_logits is None:
         from_logits = not ends_in_softmax(model)
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits)
+    kind = keras.losses.SparseCategoricalCrossentropy
+    if has_soft_targets(recipe):
+        kind = keras.losses.CategoricalCrossentropy
+    loss = kind(from_logits=from_logits)
     model.compile(optimizer, loss, metrics=["accuracy"])
+
+
+def has_soft_targets(recipe: Recipe) -> bool:
+    """Returns `True` if a recipe trains on probabilities instead of labels."""
+    return bool(recipe.label_smoothing or recipe.teacher)
 
 
 def _schedule(recipe: Recipe, steps_per_epoch: int) -> Any:
@@ -190,6 +229,10 @@ def _check_name(kind: str, name: str, known: list[str]) -> None:
 def _is_integer(value: Any, least: int) -> bool:
     # `type` rather than `isinstance`: `True` is an instance of `int`.
     return type(value) is int and value >= least
+
+
+def _is_part(value: Any) -> bool:
+    return _is_number(value) and 0 <= value < 1
 
 
 def _is_number(value: Any) -> bool:

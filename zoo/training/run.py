@@ -2,35 +2,52 @@
 
 import contextlib
 import dataclasses
-import functools
 import html
-import importlib.metadata
-import json
 import os
 import pathlib
-import platform
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
-import numpy as np
 
-from zoo.callbacks import ExactResume, GradientNorms, ShuffledBatches
-from zoo.callbacks.resume.replicas import gather, is_chief, process_place
-from zoo.data.augmentation import distort
+from zoo.callbacks import ExactResume, GradientNorms
+from zoo.callbacks.resume.replicas import is_chief
 from zoo.data.catalog import PathLike
-from zoo.data.examples import Data, LabeledImages, find_path, load_training_data
+from zoo.data.examples import (
+    Data,
+    LabeledImages,
+    dataset_name,
+    load_training_data,
+)
 from zoo.errors import warn_if_scaled
-from zoo.files import atomic_write
 from zoo.models.inspection import takes_raw_pixels
 from zoo.models.labels import describe_data, find_data
-from zoo.models.registry import check_name, create
+from zoo.models.registry import check_name, create, get_weights
+from zoo.training.batches import (
+    TrainingBatches,
+    fit_statistics,
+    make_batches,
+    make_targets,
+    one_hot,
+)
 from zoo.training.evaluation import image_shape
-from zoo.training.recipes import Recipe, compile_model, default_recipe, load_recipe
-
-TRAINED = "trained.keras"
+from zoo.training.recipes import (
+    Recipe,
+    compile_model,
+    default_recipe,
+    has_soft_targets,
+    load_recipe,
+)
+from zoo.training.run_folder import (
+    TRAINED,
+    check_output_dir,
+    completing_files,
+    describe,
+    save_model,
+    start_folder,
+)
 
 
 @dataclasses.dataclass
@@ -40,7 +57,8 @@ class Report:
     Attributes:
         model: Keras model, trained.
         recipe: `Recipe` that was run.
-        history: Dict. Values per epoch, as in `keras.callbacks.History`.
+        history: Dict. Values per epoch, as in `keras.callbacks.History`. If the recipe
+            averages the weights, the last values of the validation are of the averages.
         seconds: Float. Wall time of the training.
         output_dir: Path. Folder of the run, or `None`.
         gradient_norms: The `GradientNorms` callback, or `None`.
@@ -107,8 +125,8 @@ def train(
               0, `(n,)` or `(n, 1)`; or a `tf.data.Dataset` or `PyDataset` of these.
         recipe: `Recipe`, name of published weights (`"lenet5.mnist"`), or path of a
             recipe file. Defaults to the newest published one for the model and the
-            dataset, or else for the model and MNIST; without its distortions for inputs
-            that are not `(n, height, width, channels)`.
+            dataset, or else for the model and MNIST without its teacher; without its
+            distortions for inputs that are not `(n, height, width, channels)`.
         split: String. `"train"`, with validation on `"validation"` after each epoch,
             or `"train+validation"`, without validation. Defaults to `"train"`.
         validation_data: As `data`. Replaces the validation split. Defaults to `None`.
@@ -145,18 +163,22 @@ def train(
     >>> sorted(report.history)
     ['accuracy', 'loss', 'val_accuracy', 'val_loss']
     """
-    folder = _check_output_dir(output_dir, resume)
+    folder = check_output_dir(output_dir, resume)
     scope = _strategy_scope(model)
     given = {"seed": seed, "epochs": epochs, "batch_size": batch_size}
     completed = _complete_recipe(recipe, model, data, given)
     options = {"data_dir": data_dir, **_image_form(model, completed)}
     examples, validation = load_training_data(data, split, validation_data, **options)
     completed = _check_augmentation(completed, examples, is_default=recipe is None)
-    batches = _make_batches(examples, completed)
-    description = _describe(model, data, completed, split)
+    batches = make_batches(examples, completed)
+    description = describe(model, data, completed, split)
     with scope:
         model = _build(model, examples, completed)
         compile_model(model, completed, batches.steps_per_epoch, from_logits)
+    if has_soft_targets(completed):
+        classes = _count_classes(model, examples)
+        batches.targets = make_targets(examples, completed, classes)
+        validation = validation and one_hot(validation, classes)
     if not is_chief(model):  # Of several workers, only the chief writes.
         folder, verbose = None, 0
     recorder, hooks = _make_callbacks(callbacks, folder, gradient_norms)
@@ -166,40 +188,21 @@ def train(
             save_freq=save_freq,
             callbacks=[*hooks],
             data=batches,
-            description={**description, "data": examples.checksum()},
+            description={
+                **description,
+                "data": examples.checksum(),
+                "teacher": completed.teacher and get_weights(completed.teacher).sha256,
+            },
         )
         if folder and not checkpoint.has_checkpoint():
-            _start_folder(folder, description, data, examples)
+            start_folder(folder, description, data, examples)
         hooks.append(checkpoint)
     started = time.perf_counter()
-    with _completing_files(hooks):
-        fitted = model.fit(
-            batches,
-            epochs=completed.epochs,
-            steps_per_epoch=batches.steps_per_epoch,
-            validation_data=validation,
-            validation_batch_size=1000,
-            shuffle=False,
-            callbacks=hooks,
-            verbose=verbose,
-        )
-    seconds, history = time.perf_counter() - started, dict(fitted.history)
-    _save_model(model, folder)
+    with completing_files(hooks):
+        history = _fit(model, batches, validation, completed, hooks, verbose)
+    seconds = time.perf_counter() - started
+    save_model(model, folder)
     return Report(model, completed, history, seconds, folder, recorder)
-
-
-def _check_output_dir(path: PathLike | None, resume: bool) -> pathlib.Path | None:
-    """Raises an error if a run cannot start, or cannot be resumed, in a folder."""
-    folder = pathlib.Path(path).expanduser() if path is not None else None
-    if resume and folder is None:
-        raise ValueError("`resume` needs a folder. Received: output_dir=None.")
-    if folder and not resume and ExactResume(folder / "checkpoint").has_checkpoint():
-        raise FileExistsError(
-            "The folder holds the checkpoint of another run. Resume that run "
-            "(`resume=True`, on the command line --resume), or choose another "
-            f"`output_dir` (--output). Received: output_dir={folder}."
-        )
-    return folder
 
 
 def _strategy_scope(model: str | keras.Model) -> Any:
@@ -231,11 +234,13 @@ def _complete_recipe(
     given: dict[str, Any],
 ) -> Recipe:
     """Returns the recipe to run, with the arguments given to `train`."""
-    given = {**given, "dataset": _dataset_name(data)}
+    given = {**given, "dataset": dataset_name(data)}
     given = {name: value for name, value in given.items() if value is not None}
     if recipe is None:
         name = model if isinstance(model, str) else model.name
         recipe = default_recipe(name, given.get("dataset", "mnist"))
+        if "dataset" not in given:  # The teacher may not know the images.
+            recipe = dataclasses.replace(recipe, teacher=None)
     elif not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe)
     if isinstance(model, str):
@@ -245,10 +250,6 @@ def _complete_recipe(
             f"The recipe is for the model {recipe.model!r}. Received: model={model!r}."
         )
     return dataclasses.replace(recipe, **given)
-
-
-def _dataset_name(data: Data) -> str | None:
-    return data if isinstance(data, str) and find_path(data) is None else None
 
 
 def _image_form(model: str | keras.Model, recipe: Recipe) -> dict[str, Any]:
@@ -273,28 +274,6 @@ def _check_augmentation(
     return recipe
 
 
-def _describe(
-    model: str | keras.Model, data: Data, recipe: Recipe, split: str
-) -> dict[str, Any]:
-    """Returns the description of a run, with `None` for objects that have no name."""
-    fields = dataclasses.asdict(recipe) | {"dataset": _dataset_name(data)}
-    if not isinstance(model, str):
-        fields["model"] = fields["arguments"] = None
-    return {"recipe": fields, "split": split}
-
-
-def _make_batches(examples: LabeledImages, recipe: Recipe) -> ShuffledBatches:
-    augment = functools.partial(distort, **recipe.augmentation)
-    return ShuffledBatches(
-        examples.images,
-        examples.labels,
-        recipe.batch_size,
-        seed=recipe.seed,
-        augment=augment if recipe.augmentation else None,
-        shard=process_place(),
-    )
-
-
 def _build(
     model: str | keras.Model, examples: LabeledImages, recipe: Recipe
 ) -> keras.Model:
@@ -307,8 +286,7 @@ def _build(
         model.build((None, *examples.images.shape[1:]))
     if takes_raw_pixels(model):
         warn_if_scaled(examples.images)
-    labels = examples.categories
-    outputs = getattr(model, "output_shape", (len(labels or ()),))[-1]
+    labels, outputs = examples.categories, _count_classes(model, examples)
     if outputs <= examples.labels.max():
         raise ValueError(
             f"The model {model.name!r} has {outputs} classes. Received: data with the "
@@ -323,6 +301,11 @@ def _build(
             stacklevel=3,
         )
     return model
+
+
+def _count_classes(model: keras.Model, examples: LabeledImages) -> int:
+    labels = examples.categories or ()
+    return int(getattr(model, "output_shape", (len(labels),))[-1])
 
 
 def _make_callbacks(
@@ -341,53 +324,32 @@ def _make_callbacks(
     return recorder, hooks
 
 
-def _start_folder(
-    folder: pathlib.Path,
-    description: dict[str, Any],
-    data: Data,
-    examples: LabeledImages,
-) -> None:
-    """Writes `run.json`, and removes the log of a run that left no checkpoint."""
-    (folder / "log.csv").unlink(missing_ok=True)
-    backend = keras.backend.backend()
-    versions = {"python": platform.python_version(), "keras": keras.__version__}
-    versions[backend] = importlib.metadata.version(backend)
-    about = {
-        "source": str(data) if isinstance(data, str | os.PathLike) else None,
-        "images": examples.images.shape,
-        "categories": examples.categories,
-        "normalization": examples.normalization,
-    }
-    text = json.dumps({**description, "data": about, "versions": versions}, indent=2)
-    (folder / "run.json").write_text(text + "\n", "utf-8")
-
-
-@contextlib.contextmanager
-def _completing_files(hooks: list[keras.callbacks.Callback]) -> Iterator[None]:
-    """Completes the files of callbacks, also when the run is interrupted."""
-    resume = hooks and isinstance(hooks[-1], ExactResume) and hooks[-1]
-    try:
-        with resume.saving_when_stopped() if resume else contextlib.nullcontext():
-            yield
-    finally:
-        for hook in hooks:
-            if isinstance(hook, GradientNorms):
-                hook.flush()
-            # Before training starts, some versions of Keras have no `csv_file`.
-            if file := getattr(hook, "csv_file", None):
-                file.close()
-
-
-def _save_model(model: keras.Model, folder: pathlib.Path | None) -> None:
-    """Writes the model with its optimizer; all workers wait for it."""
-    if folder:
-        # While it saves, Keras creates an optimizer. Under a distribution, all
-        # processes would have to take part in that.
-        distribution = keras.distribution.distribution()
-        keras.distribution.set_distribution(None)
-        try:
-            with atomic_write(folder / TRAINED) as unfinished:
-                model.save(unfinished)
-        finally:
-            keras.distribution.set_distribution(distribution)
-    gather(model, np.zeros(1))
+def _fit(
+    model: keras.Model,
+    batches: TrainingBatches,
+    validation: Any,
+    recipe: Recipe,
+    hooks: list[keras.callbacks.Callback],
+    verbose: Any,
+) -> dict[str, list[float]]:
+    """Fits the model, and returns the values per epoch."""
+    fitted = model.fit(
+        batches,
+        epochs=recipe.epochs,
+        steps_per_epoch=batches.steps_per_epoch,
+        validation_data=validation,
+        validation_batch_size=1000,
+        shuffle=False,
+        callbacks=hooks,
+        verbose=verbose,
+    )
+    history = dict(fitted.history)
+    if recipe.ema_momentum or recipe.optimizer.get("use_ema"):
+        fit_statistics(model, batches)
+        if validation:
+            scores = model.evaluate(*validation, 1000, verbose=0, return_dict=True)
+            for name, value in scores.items():
+                # A finished run that is resumed has no history.
+                past = history.get(f"val_{name}", [])
+                history[f"val_{name}"] = [*past[:-1], value]
+    return history

@@ -66,6 +66,11 @@ def test_a_bad_recipe_names_the_file_and_the_mistake(text, message, tmp_path):
         ("schedule", "step", "'cosine' or 'constant'"),
         ("warmup_epochs", -0.5, "number of at least 0"),
         ("warmup_epochs", "1", "number of at least 0"),
+        ("label_smoothing", 1, "from 0 to less than 1"),
+        ("teacher", 5, "a name"),
+        ("teacher_weight", 0, "above 0 and at most 1"),
+        ("teacher_weight", "1", "above 0 and at most 1"),
+        ("ema_momentum", -0.1, "from 0 to less than 1"),
         ("augmentation", {"rotate": 1}, "Did you mean 'rotation'.*: 'rotate'"),
         ("augmentation", {"images": 1}, "Available: 'rotation'.*: 'images'"),
     ],
@@ -88,6 +93,14 @@ def test_default_recipe():
     assert default_recipe("lenet5", "fashion_mnist").id == "lenet5.fashion_mnist.v1"
     assert default_recipe("lenet5", "kmnist").dataset == "kmnist"
     assert default_recipe("my_model", "mnist") == Recipe("my_model", "mnist")
+
+
+def test_a_teacher_is_for_its_own_dataset(monkeypatch, tmp_path):
+    monkeypatch.setattr("zoo.training.recipes.PUBLISHED", tmp_path)
+    text = "model = 'lenet5'\ndataset = 'mnist'\nteacher = 'convnet.mnist'"
+    (tmp_path / "lenet5.mnist.v1.toml").write_text(text)
+    assert default_recipe("lenet5", "mnist").teacher == "convnet.mnist"
+    assert default_recipe("lenet5", "kmnist").teacher is None
 
 
 def test_a_recipe_is_found_by_the_name_of_its_weights():

@@ -1,0 +1,95 @@
+"""The batches of a training run: distorted images, and labels or soft targets."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+from zoo.callbacks import ShuffledBatches
+from zoo.callbacks.resume.replicas import process_place
+from zoo.data.augmentation import distort
+from zoo.data.examples import ArrayPair, LabeledImages
+from zoo.models.registry import create, get_weights
+from zoo.training.recipes import Recipe
+
+STATISTICS_BATCHES = 100
+
+
+class TrainingBatches(ShuffledBatches):
+    """Shuffled batches whose labels `targets(x, y)` may replace."""
+
+    targets: Callable[[Any, np.ndarray], np.ndarray] | None = None
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        x, y = super().__getitem__(index)
+        return x, self.targets(x, y) if self.targets else y
+
+
+def make_batches(examples: LabeledImages, recipe: Recipe) -> TrainingBatches:
+    """Returns the batches that a recipe makes of images and labels."""
+    augment = functools.partial(distort, **recipe.augmentation)
+    return TrainingBatches(
+        examples.images,
+        examples.labels,
+        recipe.batch_size,
+        seed=recipe.seed,
+        augment=augment if recipe.augmentation else None,
+        shard=process_place(),
+    )
+
+
+def one_hot(pair: ArrayPair, classes: int) -> ArrayPair:
+    """Returns images, and their labels as probabilities of the classes."""
+    return pair[0], np.eye(classes, dtype="float32")[pair[1]]
+
+
+def make_targets(
+    examples: LabeledImages, recipe: Recipe, classes: int
+) -> Callable[[Any, np.ndarray], np.ndarray]:
+    """Returns a function from images and labels to probabilities `(n, classes)`.
+
+    Cross-entropy is linear in its targets: the mean of labels and probabilities as the
+    target is the mean of both losses.
+    """
+    smoothing = np.float32(recipe.label_smoothing)
+    table = (1 - smoothing) * np.eye(classes, dtype="float32") + smoothing / classes
+    if recipe.teacher is None:
+        return lambda x, y: table[y]
+    card = get_weights(recipe.teacher)
+    shape, labels = examples.images.shape[1:], examples.categories or card.categories
+    if (shape, classes) != (card.input_shape, len(card.categories)) or (
+        set(labels) != set(card.categories)
+    ):
+        raise ValueError(
+            f"The teacher {card.id!r} takes images of shape {card.input_shape} and has "
+            f"the classes {card.categories}. Received: images of shape {shape} with "
+            f"{classes} classes, {examples.categories}."
+        )
+    order = [card.categories.index(label) for label in labels]
+    weight = np.float32(recipe.teacher_weight)
+    predict = create(card.model, weights=card).predict_on_batch
+
+    def mix(x: Any, y: np.ndarray) -> np.ndarray:
+        taught = np.asarray(predict(x))[:, order]
+        return np.asarray((1 - weight) * table[y] + weight * taught)
+
+    return mix
+
+
+def fit_statistics(model: keras.Model, batches: TrainingBatches) -> None:
+    """Computes the statistics of batch normalization again, for changed weights.
+
+    They become the means over the first batches of the run.
+    """
+    batches.shard = (0, 1)  # Every process computes the same from whole batches.
+    kind = keras.layers.BatchNormalization
+    found = [layer for layer in model._flatten_layers() if isinstance(layer, kind)]
+    momenta = [layer.momentum for layer in found]
+    for index in range(STATISTICS_BATCHES if found else 0):
+        for layer in found:
+            layer.momentum = index / (index + 1)  # of the mean of all batches so far
+        model(batches[index][0], training=True)
+    for layer, momentum in zip(found, momenta, strict=True):
+        layer.momentum = momentum

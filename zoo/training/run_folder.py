@@ -1,0 +1,110 @@
+"""The folder of a training run."""
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+from zoo.callbacks import ExactResume, GradientNorms
+from zoo.callbacks.resume.replicas import gather
+from zoo.data.catalog import PathLike
+from zoo.data.examples import Data, LabeledImages, dataset_name
+from zoo.files import atomic_write
+from zoo.training.recipes import Recipe
+
+TRAINED = "trained.keras"
+
+
+def check_output_dir(path: PathLike | None, resume: bool) -> pathlib.Path | None:
+    """Raises an error if a run cannot start, or cannot be resumed, in a folder."""
+    folder = pathlib.Path(path).expanduser() if path is not None else None
+    if resume and folder is None:
+        raise ValueError("`resume` needs a folder. Received: output_dir=None.")
+    if folder and not resume and ExactResume(folder / "checkpoint").has_checkpoint():
+        raise FileExistsError(
+            "The folder holds the checkpoint of another run. Resume that run "
+            "(`resume=True`, on the command line --resume), or choose another "
+            f"`output_dir` (--output). Received: output_dir={folder}."
+        )
+    return folder
+
+
+def describe(
+    model: str | keras.Model, data: Data, recipe: Recipe, split: str
+) -> dict[str, Any]:
+    """Returns the description of a run, with `None` for objects that have no name."""
+    fields = dataclasses.asdict(recipe) | {"dataset": dataset_name(data)}
+    if not isinstance(model, str):
+        fields["model"] = fields["arguments"] = None
+    return {"recipe": fields, "split": split}
+
+
+def start_folder(
+    folder: pathlib.Path,
+    description: dict[str, Any],
+    data: Data,
+    examples: LabeledImages,
+) -> None:
+    """Writes `run.json`, and removes the log of a run that left no checkpoint."""
+    (folder / "log.csv").unlink(missing_ok=True)
+    backend = keras.backend.backend()
+    versions = {"python": platform.python_version(), "keras": keras.__version__}
+    versions[backend] = importlib.metadata.version(backend)
+    about = {
+        "source": str(data) if isinstance(data, str | os.PathLike) else None,
+        "images": examples.images.shape,
+        "categories": examples.categories,
+        "normalization": examples.normalization,
+    }
+    about_run = {"data": about, "versions": versions, "machine": _machine()}
+    text = json.dumps({**description, **about_run}, indent=2)
+    (folder / "run.json").write_text(text + "\n", "utf-8")
+
+
+def _machine() -> dict[str, Any]:
+    """Returns the name of the processor and the number of usable cores."""
+    with contextlib.suppress(OSError):  # Only Linux has the file.
+        text = pathlib.Path("/proc/cpuinfo").read_text("utf-8")
+        if found := re.search(r"model name\s*: (.+)", text):
+            return {"cpu": found[1], "cores": len(os.sched_getaffinity(0))}
+    return {"cpu": platform.processor(), "cores": os.cpu_count()}
+
+
+@contextlib.contextmanager
+def completing_files(hooks: list[keras.callbacks.Callback]) -> Iterator[None]:
+    """Completes the files of callbacks, also when the run is interrupted."""
+    resume = hooks and isinstance(hooks[-1], ExactResume) and hooks[-1]
+    try:
+        with resume.saving_when_stopped() if resume else contextlib.nullcontext():
+            yield
+    finally:
+        for hook in hooks:
+            if isinstance(hook, GradientNorms):
+                hook.flush()
+            # Before training starts, some versions of Keras have no `csv_file`.
+            if file := getattr(hook, "csv_file", None):
+                file.close()
+
+
+def save_model(model: keras.Model, folder: pathlib.Path | None) -> None:
+    """Writes the model with its optimizer; all workers wait for it."""
+    if folder:
+        # While it saves, Keras creates an optimizer. Under a distribution, all
+        # processes would have to take part in that.
+        distribution = keras.distribution.distribution()
+        keras.distribution.set_distribution(None)
+        try:
+            with atomic_write(folder / TRAINED) as unfinished:
+                model.save(unfinished)
+        finally:
+            keras.distribution.set_distribution(distribution)
+    gather(model, np.zeros(1))
