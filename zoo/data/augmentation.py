@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+BLOCK = 16  # Images whose intermediate arrays fit into the cache of a core.
+
 
 def distort(
     images: np.ndarray,
@@ -57,21 +59,26 @@ def distort(
 
     def uniform(amount: float, *shape: int) -> np.ndarray:
         values = rng.random((n, *(shape or (1, 1))), "float32")
-        return np.float32(amount) * (2 * values - 1)
+        values *= 2
+        values -= 1
+        values *= np.float32(amount)
+        return values
 
     angle, scale_y, scale_x = uniform(rotation), 1 + uniform(scale), 1 + uniform(scale)
     if flip:
-        scale_x = scale_x * rng.choice(np.array([-1, 1], "float32"), (n, 1, 1))
-    from_y, from_x = _affine_grid(images.shape, angle, scale_y, scale_x, uniform(shear))
-    from_y += uniform(shift)
-    from_x += uniform(shift)
-    if elastic:
-        smooth_y = _gaussian(height, elastic_sigma)
-        smooth_x = _gaussian(width, elastic_sigma)
-        field = smooth_y @ uniform(elastic, 2, height, width) @ smooth_x
-        from_y += field[:, 0]
-        from_x += field[:, 1]
-    distorted = _interpolate(images, from_y, from_x)
+        scale_x *= rng.choice(np.array([-1, 1], "float32"), (n, 1, 1))
+    affine = angle, scale_y, scale_x, uniform(shear), uniform(shift), uniform(shift)
+    noise = uniform(elastic, 2, height, width) if elastic else None
+    smooth = _gaussian(height, elastic_sigma), _gaussian(width, elastic_sigma)
+    distorted = np.empty(images.shape, "float32")
+    for start in range(0, n, BLOCK):
+        block = slice(start, start + BLOCK)
+        y, x = _affine_grid(images.shape, *(values[block] for values in affine))
+        if noise is not None:
+            field = smooth[0] @ noise[block] @ smooth[1]
+            y += field[:, 0]
+            x += field[:, 1]
+        distorted[block] = _interpolate(images[block], y, x)
     if erase:
         distorted[_rectangles(rng, erase, images.shape)] = 0
     return distorted
@@ -81,13 +88,18 @@ def transform(
     images: np.ndarray, rotation: float = 0.0, scale: float = 1.0
 ) -> np.ndarray:
     """Rotates images by degrees and enlarges them by a factor, about their centers."""
-    form = images.shape
-    grid = _affine_grid(form, np.float32(rotation), *2 * [np.float32(1 / scale)])
-    return _interpolate(images, *(np.broadcast_to(part, form[:3]) for part in grid))
+    angle, inverse = np.full((len(images), 1, 1), rotation, "float32"), 1 / scale
+    return _interpolate(images, *_affine_grid(images.shape, angle, inverse, inverse))
 
 
 def _affine_grid(
-    shape: tuple[int, ...], angle: Any, scale_y: Any, scale_x: Any, shear: Any = 0
+    shape: tuple[int, ...],
+    angle: np.ndarray,
+    scale_y: Any,
+    scale_x: Any,
+    shear: Any = 0,
+    shift_y: Any = 0,
+    shift_x: Any = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the coordinates from which each pixel of an affine map is read."""
     _, height, width, _ = shape
@@ -96,8 +108,8 @@ def _affine_grid(
     y = np.arange(height, dtype="float32")[:, None] - (height - 1) / 2
     x = np.arange(width, dtype="float32")[None, :] - (width - 1) / 2
     sheared = x + shear * y
-    from_y = scale_y * (sin * sheared + cos * y) + (height - 1) / 2
-    from_x = scale_x * (cos * sheared - sin * y) + (width - 1) / 2
+    from_y = scale_y * (sin * sheared + cos * y) + (shift_y + (height - 1) / 2)
+    from_x = scale_x * (cos * sheared - sin * y) + (shift_x + (width - 1) / 2)
     return from_y, from_x
 
 
@@ -136,22 +148,25 @@ def _interpolate(images: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray
     pixels = padded.reshape(-1, channels)
 
     # Coordinates are clipped to the border of zeros; everything beyond it is 0, too.
-    y = np.clip(y + 1, 0, height + 0.999)
-    x = np.clip(x + 1, 0, width + 0.999)
+    y, x = np.clip(y + 1, 0, height + 0.999), np.clip(x + 1, 0, width + 0.999)
     top, left = y.astype("int32"), x.astype("int32")
-    y, x = (y - top)[..., None], (x - left)[..., None]
+    y -= top
+    x -= left
     corner = top * (width + 2) + left
     corner += np.arange(n, dtype="int32")[:, None, None] * ((height + 2) * (width + 2))
 
-    def interpolate_row(start: np.ndarray) -> np.ndarray:
-        first, second = pixels.take(start, 0), pixels.take(start + 1, 0)
+    def interpolate(
+        first: np.ndarray, second: np.ndarray, part: np.ndarray
+    ) -> np.ndarray:
         second -= first
-        second *= x
+        second *= part[..., None]
         second += first
         return second
 
-    upper, lower = interpolate_row(corner), interpolate_row(corner + width + 2)
-    lower -= upper
-    lower *= y
-    lower += upper
-    return lower
+    def read(offset: int) -> np.ndarray:
+        # The mode "raise" is slower.
+        return np.asarray(pixels.take(corner + offset, 0, mode="clip"))
+
+    upper = interpolate(read(0), read(1), x)
+    lower = interpolate(read(width + 2), read(width + 3), x)
+    return interpolate(upper, lower, y)

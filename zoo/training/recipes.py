@@ -15,6 +15,7 @@ from zoo.errors import check_argument, suggest
 from zoo.models.inspection import ends_in_softmax
 from zoo.models.registry import recipe_path
 from zoo.models.weights import PUBLISHED
+from zoo.training.speed import choose_jit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,7 +195,8 @@ def compile_model(
     if has_soft_targets(recipe):
         kind = keras.losses.CategoricalCrossentropy
     loss = kind(from_logits=from_logits)
-    model.compile(optimizer, loss, metrics=["accuracy"])
+    jit = choose_jit(model, recipe.epochs * steps_per_epoch)
+    model.compile(optimizer, loss, metrics=["accuracy"], jit_compile=jit)
 
 
 def has_soft_targets(recipe: Recipe) -> bool:

@@ -48,6 +48,7 @@ from zoo.training.run_folder import (
     save_model,
     start_folder,
 )
+from zoo.training.speed import describe_engine, tell_about_onednn
 
 
 @dataclasses.dataclass
@@ -175,6 +176,8 @@ def train(
     with scope:
         model = _build(model, examples, completed)
         compile_model(model, completed, batches.steps_per_epoch, from_logits)
+    description |= describe_engine(model)
+    tell_about_onednn(model)
     if has_soft_targets(completed):
         classes = _count_classes(model, examples)
         batches.targets = make_targets(examples, completed, classes)

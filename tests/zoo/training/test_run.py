@@ -11,7 +11,6 @@ import pytest
 from exports import tree
 
 import zoo
-from zoo.training import run as training
 from zoo.training.recipes import Recipe
 
 RECIPE = Recipe(
@@ -128,7 +127,7 @@ def test_an_error_before_the_first_step_is_shown(tmp_path, monkeypatch):
     def fail(*args, **options):
         raise RuntimeError("no distortion")
 
-    monkeypatch.setattr(training, "distort", fail)
+    monkeypatch.setattr("zoo.training.batches.distort", fail)
     with pytest.raises(RuntimeError, match="no distortion"):
         train(output_dir=tmp_path, gradient_norms=True)
 
