@@ -44,9 +44,10 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/python .ci/budgets.py
 
-# The tables in README.md and docs/results.csv, from the cards.
+# The tables in README.md and docs/results.csv, and the figures in docs/cards/.
 docs: $(INSTALLED)
 	$(BIN)/python docs/tables.py
+	$(BIN)/python docs/cards.py
 
 # The accuracy on digits as people draw them, for the cards.
 redrawn: $(INSTALLED)
@@ -61,6 +62,7 @@ bench: $(INSTALLED)
 	KERAS_BACKEND=jax .venv-jax/bin/python benchmarks/gradient_norms.py
 	$(MAKE) .venv-torch/.installed VENV=.venv-torch PACKAGES=torch==2.13.0
 	KERAS_BACKEND=torch .venv-torch/bin/python benchmarks/gradient_norms.py
+	$(BIN)/python benchmarks/training.py
 	$(MAKE) .venv-runtimes/.installed VENV=.venv-runtimes EXTRAS=dev,onnx,litert,openvino
 	PYTHONPATH=tests/helpers .venv-runtimes/bin/python benchmarks/serving.py
 

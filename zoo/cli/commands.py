@@ -97,9 +97,8 @@ def info(target: Target, as_json: Json = False) -> None:
         }
     else:
         card = zoo.get_weights(target)
-        description = {"id": card.id, **dataclasses.asdict(card)}
-        if not as_json:
-            del description["golden"]  # Reference outputs, used only by tests.
+        whole = {"id": card.id, **dataclasses.asdict(card)}
+        description = whole if as_json else card.summary()
     terminal.show(description, as_json)
 
 

@@ -85,9 +85,17 @@ class Weights:
         return f"<Weights {self.id}: {self.metrics['accuracy']:.2%} test accuracy>"
 
     def _repr_html_(self) -> str:
+        rows = ({"card": k, "": v} for k, v in self.summary().items())
+        return Table(rows)._repr_html_()
+
+    def summary(self) -> dict[str, Any]:
+        """Returns the fields for readers: without matrices, curves and outputs."""
         fields = {"id": self.id, **dataclasses.asdict(self)}
-        del fields["golden"]  # Reference outputs, used only by tests.
-        return Table({"card": k, "": v} for k, v in fields.items())._repr_html_()
+        del fields["golden"]
+        fields["metrics"].pop("confusion", None)
+        for name in ("curve", "gradient_norms"):
+            fields["training"].pop(name, None)
+        return fields
 
     @property
     def path(self) -> pathlib.Path:

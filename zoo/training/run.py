@@ -176,7 +176,8 @@ def train(
     with scope:
         model = _build(model, examples, completed)
         compile_model(model, completed, batches.steps_per_epoch, from_logits)
-    description |= describe_engine(model)
+    teacher = completed.teacher and get_weights(completed.teacher).sha256
+    description |= {"teacher": teacher, **describe_engine(model)}
     tell_about_onednn(model)
     if has_soft_targets(completed):
         classes = _count_classes(model, examples)
@@ -191,11 +192,7 @@ def train(
             save_freq=save_freq,
             callbacks=[*hooks],
             data=batches,
-            description={
-                **description,
-                "data": examples.checksum(),
-                "teacher": completed.teacher and get_weights(completed.teacher).sha256,
-            },
+            description={**description, "data": examples.checksum()},
         )
         if folder and not checkpoint.has_checkpoint():
             start_folder(folder, description, data, examples)

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from paths import ROOT, load_script
 
 import zoo
 from zoo.models import weights
@@ -58,6 +59,18 @@ def test_publish_writes_weights_and_card(folder, prepared_data_dir, monkeypatch)
     assert card.metrics["accuracy"] == accuracies[0]
     assert card.metrics["mean_accuracy"] == pytest.approx(np.mean(accuracies))
     assert card.metrics["sd_accuracy"] == pytest.approx(np.std(accuracies, ddof=1))
+    confusion = np.array(card.metrics["confusion"])
+    assert confusion.sum() == 10_000
+    assert confusion.trace() == card.metrics["accuracy"] * 10_000
+    assert card.training["cores"] >= 1
+    assert card.training["seconds"] >= 1
+    assert len(card.training["curve"]["loss"]) == 1
+    figure = load_script(ROOT / "docs" / "cards.py").draw(card)
+    assert len(figure.axes) == 8
+    assert all(norm > 0 for [norm] in card.training["gradient_norms"].values())
+    assert {"dense1", "logits"} <= card.training["gradient_norms"].keys()
+    assert "golden" not in card.summary()
+    assert "confusion" not in card.summary()["metrics"]
     loaded = zoo.ShallowMLP(weights="mnist.v9")
     assert zoo.evaluate(loaded, test)["accuracy"] == accuracies[0]
 
