@@ -26,7 +26,8 @@ def test_compose_serves_this_folder(tmp_path):
     serving = compose["services"]["serving"]
     assert serving["volumes"] == [".:/models/lenet5:ro"]
     # The image serves /models/$MODEL_NAME, and listens on these ports.
-    assert serving["environment"] == {"MODEL_NAME": "lenet5"}
+    environment = {"MODEL_NAME": "lenet5", "TF_ENABLE_ONEDNN_OPTS": "1"}
+    assert serving["environment"] == environment
     ports = {port.rpartition(":")[2] for port in serving["ports"]}
     assert ports == {"8500", "8501"}
 

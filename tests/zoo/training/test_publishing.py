@@ -139,3 +139,15 @@ def test_a_dataset_needs_test_images(folder, no_training):
     (folder / "new.toml").write_text(RECIPE.replace("mnist", "digits-sample"))
     with pytest.raises(ValueError, match="Received: split='test'"):
         publish(folder, folder, "new.toml")
+
+
+@pytest.mark.endurance
+def test_a_weight_trained_again_is_as_good(prepared_data_dir):
+    card = zoo.get_weights("lenet5.mnist")
+    options = {"split": "train+validation", "data_dir": prepared_data_dir}
+    report = zoo.train(card.model, card.dataset, card.id, **options, verbose=0)
+    accuracy = zoo.evaluate(report.model, "mnist", data_dir=prepared_data_dir)[
+        "accuracy"
+    ]
+    metrics = card.metrics
+    assert abs(accuracy - metrics["mean_accuracy"]) < 2 * metrics["sd_accuracy"]
