@@ -46,7 +46,8 @@ class Recipe:
             the targets. Defaults to 0.9.
         ema_momentum: Float in [0, 1). The momentum of an exponential moving average of
             the weights, which replaces them at the end of the run. The statistics of
-            batch normalization are then computed again. Defaults to 0: no average.
+            batch normalization are then computed again. A run shorter than ten times
+            the average gets a smaller momentum. Defaults to 0: no average.
 
     Reference:
     - [Szegedy et al., 2016](https://arxiv.org/abs/1512.00567): label smoothing.
@@ -180,7 +181,10 @@ def compile_model(
     """Compiles `model` with the recipe's optimizer and schedule, and cross-entropy."""
     config = {**recipe.optimizer, "learning_rate": _schedule(recipe, steps_per_epoch)}
     if recipe.ema_momentum:
-        config |= {"use_ema": True, "ema_momentum": recipe.ema_momentum}
+        # The average reaches back over a tenth of the run at most.
+        longest = max(0.0, 1 - 10 / (recipe.epochs * steps_per_epoch))
+        momentum = min(recipe.ema_momentum, longest)
+        config |= {"use_ema": True, "ema_momentum": momentum}
     name = config.pop("name")
     classes = inspect.getmembers(keras.optimizers, inspect.isclass)
     known = [key.lower() for key, _ in classes if key != "Optimizer"]

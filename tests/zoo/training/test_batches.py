@@ -10,7 +10,7 @@ from keras.ops import convert_to_numpy
 import zoo
 from zoo.data.examples import LabeledImages
 from zoo.training.batches import fit_statistics, make_batches, make_targets
-from zoo.training.recipes import Recipe
+from zoo.training.recipes import Recipe, compile_model
 
 DIGITS = tuple("0123456789")
 RECIPE = Recipe("shallow_mlp", "digits-sample", epochs=2, batch_size=100)
@@ -80,14 +80,18 @@ def test_statistics_are_those_of_the_batches(examples):
     assert layer.momentum == 0.9
 
 
-AVERAGED = {"model": "deep_mlp", "arguments": {"hidden_units": [16], "dropout": 0.2}}
+AVERAGED = {
+    "model": "deep_mlp",
+    "arguments": {"hidden_units": [16], "dropout": 0.2},
+    "batch_size": 10,
+    "ema_momentum": 0.8,
+}
 
 
 def test_averaged_weights_replace_those_of_the_last_step(examples):
-    recipe = dataclasses.replace(RECIPE, **AVERAGED, ema_momentum=0.9)
+    recipe = dataclasses.replace(RECIPE, **AVERAGED)
     data = examples.images, examples.labels
     report = zoo.train("deep_mlp", data, recipe, validation_data=data, verbose=0)
-    # Three steps per epoch: the average of the weights after each of the six.
     steps = []
 
     class Recorder(keras.callbacks.Callback):
@@ -100,7 +104,7 @@ def test_averaged_weights_replace_those_of_the_last_step(examples):
     zoo.train("deep_mlp", data, plain, callbacks=[Recorder()], **options)
     average = steps[0]
     for step in steps[1:]:
-        average = [0.9 * a + 0.1 * w for a, w in zip(average, step, strict=True)]
+        average = [0.8 * a + 0.2 * w for a, w in zip(average, step, strict=True)]
     for found, expected in zip(report.model.trainable_variables, average, strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
     # The last validation is of these weights, with statistics of their own.
@@ -108,7 +112,15 @@ def test_averaged_weights_replace_those_of_the_last_step(examples):
     assert report.history["val_accuracy"][-1] == pytest.approx(accuracy)
 
 
-@pytest.mark.parametrize("stop", [2, 3, 6])
+def test_a_short_run_averages_its_last_tenth():
+    recipe = dataclasses.replace(RECIPE, ema_momentum=0.999)
+    for steps, momentum in ((2, 0), (200, 0.975), (20_000, 0.999)):
+        model = zoo.ShallowMLP(8)
+        compile_model(model, recipe, steps)
+        assert model.optimizer.ema_momentum == pytest.approx(momentum)
+
+
+@pytest.mark.parametrize("stop", [2, 30, 60])
 def test_soft_targets_and_averages_are_resumed_to_the_bit(examples, stop, tmp_path):
     class Stop(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
@@ -118,7 +130,6 @@ def test_soft_targets_and_averages_are_resumed_to_the_bit(examples, stop, tmp_pa
     recipe = dataclasses.replace(
         RECIPE,
         **AVERAGED,
-        ema_momentum=0.9,
         label_smoothing=0.1,
         teacher="lenet5.mnist",
     )
