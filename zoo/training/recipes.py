@@ -157,7 +157,7 @@ def load_recipe(recipe: PathLike) -> Recipe:
         ) from error
 
 
-def default_recipe(model: str, dataset: str) -> Recipe:
+def default_recipe(model: str, dataset: str | None) -> Recipe:
     """Returns the newest published recipe for a dataset, or else the one for MNIST.
 
     That for MNIST comes without its teacher, which may not know the images.
@@ -167,9 +167,11 @@ def default_recipe(model: str, dataset: str) -> Recipe:
         paths = PUBLISHED.glob(f"{model}.{name}.v*.toml")
         recipes = sorted(map(load_recipe, paths), key=lambda recipe: recipe.version)
         if recipes:
-            teacher = recipes[-1].teacher if name == dataset else None
-            return dataclasses.replace(recipes[-1], dataset=dataset, teacher=teacher)
-    return Recipe(model, dataset)
+            if name == dataset:
+                return recipes[-1]
+            changes: dict[str, Any] = {"dataset": dataset or name, "teacher": None}
+            return dataclasses.replace(recipes[-1], **changes)
+    return Recipe(model, dataset or "mnist")
 
 
 def compile_model(

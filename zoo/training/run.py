@@ -238,9 +238,7 @@ def _complete_recipe(
     given = {name: value for name, value in given.items() if value is not None}
     if recipe is None:
         name = model if isinstance(model, str) else model.name
-        recipe = default_recipe(name, given.get("dataset", "mnist"))
-        if "dataset" not in given:  # The teacher may not know the images.
-            recipe = dataclasses.replace(recipe, teacher=None)
+        recipe = default_recipe(name, given.get("dataset"))
     elif not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe)
     if isinstance(model, str):

@@ -101,6 +101,8 @@ def test_a_teacher_is_for_its_own_dataset(monkeypatch, tmp_path):
     (tmp_path / "lenet5.mnist.v1.toml").write_text(text)
     assert default_recipe("lenet5", "mnist").teacher == "convnet.mnist"
     assert default_recipe("lenet5", "kmnist").teacher is None
+    unnamed = default_recipe("lenet5", None)
+    assert (unnamed.dataset, unnamed.teacher) == ("mnist", None)
 
 
 def test_a_recipe_is_found_by_the_name_of_its_weights():
