@@ -49,4 +49,7 @@ Json = Annotated[bool, Option("--json", help="Print JSON.")]
 RecipeName = Annotated[
     str | None, Option("--recipe", help="Recipe file, or published weights.")
 ]
+Detailed = Annotated[
+    bool, Option("--detailed", help="Also measure calibration and distorted images.")
+]
 Epochs = Annotated[int | None, Option(min=1, help="Number of epochs.")]

@@ -184,6 +184,7 @@ def evaluate(
     target: Target,
     data: Data = None,
     split: Annotated[str, Option(help="train, validation or test.")] = "test",
+    detailed: arguments.Detailed = False,
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
@@ -195,7 +196,8 @@ def evaluate(
     split = choose_split(used, split)
     model = open_target(target)
     verbose = 0 if as_json else terminal.progress()
-    scores = zoo.evaluate(model, used, split=split, data_dir=data_dir, verbose=verbose)
+    options: dict[str, Any] = {"split": split, "detailed": detailed}
+    scores = zoo.evaluate(model, used, **options, data_dir=data_dir, verbose=verbose)
     if split == ALL and data is None:
         terminal.complain("The model was trained on these images.", "note")
     terminal.show({"model": target, "data": used, "split": split} | scores, as_json)
@@ -209,6 +211,7 @@ def compare(
     validation_data: Annotated[str | None, Option(help="As --data.")] = None,
     epochs: arguments.Epochs = None,
     split: Annotated[str, Option(help="Images to evaluate on.")] = "validation",
+    detailed: arguments.Detailed = False,
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
@@ -216,7 +219,8 @@ def compare(
     terminal.import_keras()
     options: dict[str, Any] = {"split": split, "epochs": epochs, "data_dir": data_dir}
     options |= {"verbose": terminal.progress(), "validation_data": validation_data}
-    terminal.show(zoo.compare(models, data or "mnist", recipe, **options), as_json)
+    table = zoo.compare(models, data or "mnist", recipe, detailed=detailed, **options)
+    terminal.show(table, as_json)
 
 
 @app.command()

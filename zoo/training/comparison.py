@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import math
 import os
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ def compare(
     *,
     validation_data: Data | None = None,
     split: str = "validation",
+    detailed: bool = False,
     data_dir: PathLike | None = None,
     **options: Any,
 ) -> Table:
@@ -44,6 +46,8 @@ def compare(
         validation_data: As `data`. To evaluate on. Defaults to a split of `data`, which
             must then have splits.
         split: String. The split to evaluate on. Defaults to `"validation"`.
+        detailed: Boolean. Adds the calibration error and, as means over their amounts,
+            the accuracies on distorted images. Defaults to `False`.
         data_dir: Path. Folder of the prepared datasets. Defaults to TFDS' folder.
         **options: Arguments of `zoo.train`, such as `epochs`. In `output_dir`, each
             model has a folder.
@@ -51,7 +55,8 @@ def compare(
     Returns:
         A list of dicts, displayed as a table: `model`, `parameters`, `flops` (`None` if
         `zoo.count_flops` does not know a layer), `accuracy`, its 95 % `interval`
-        (Wilson), and the verdict on the `gradients`.
+        (Wilson), and the verdict on the `gradients`; if `detailed`, also
+        `calibration_error`, `shifted`, `rotated`, `scaled` and `noisy`.
 
     Raises:
         ValueError: If there is nothing to evaluate on. Also raises the errors of
@@ -76,7 +81,11 @@ def compare(
     options |= {"validation_data": validation_data, "data_dir": data_dir}
     tested_data = data if validation_data is None else validation_data
     tested: dict[str, Any] = {"split": choose_split(tested_data, split)}
-    tested |= {"data_dir": data_dir, "from_logits": options.get("from_logits")}
+    tested |= {
+        "detailed": detailed,
+        "data_dir": data_dir,
+        "from_logits": options.get("from_logits"),
+    }
     rows = Table()
     for entry in models:
         name, model, verdict = _train_or_load(entry, data, recipe, options)
@@ -86,7 +95,12 @@ def compare(
             row["flops"] = count_flops(model)
         row["accuracy"] = scores["accuracy"]
         row["interval"] = _interval(scores["accuracy"], int(scores["images"]))
-        rows.append(row | {"gradients": verdict})
+        row["gradients"] = verdict
+        if detailed:
+            row["calibration_error"] = scores["calibration_error"]
+            for name in ("shifted", "rotated", "scaled", "noisy"):
+                row[name] = statistics.mean(scores[name].values())
+        rows.append(row)
     return rows
 
 

@@ -1,4 +1,4 @@
-"""Measures of a classifier for its card: classes, calibration, and distorted images."""
+"""Measures of a classifier: classes, calibration, and distorted images."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,14 +16,18 @@ BINS = 15
 
 
 def measure(
-    model: keras.Model, images: np.ndarray, labels: np.ndarray
+    model: keras.Model,
+    images: np.ndarray,
+    labels: np.ndarray,
+    probabilities: np.ndarray,
 ) -> dict[str, Any]:
-    """Measures a classifier of gray images beyond its accuracy.
+    """Measures a classifier of images beyond its accuracy.
 
     Args:
-        model: Keras model. Returns probabilities of shape `(n, classes)`.
-        images: uint8 array of shape `(n, height, width, 1)`.
+        model: Keras model. Returns probabilities or logits of shape `(n, classes)`.
+        images: Array of shape `(n, height, width, channels)`. Pixels in [0, 255].
         labels: Integer array of shape `(n,)`.
+        probabilities: Array of shape `(n, classes)`. Those of the model for `images`.
 
     Returns:
         Dict of `class_accuracy`, a list; `confusion`, rows of counts per true class;
@@ -36,17 +40,13 @@ def measure(
     - [Guo et al., 2017](https://arxiv.org/abs/1706.04599): calibration error.
     """
 
-    def predict(images: np.ndarray) -> np.ndarray:
-        return np.asarray(model.predict(images, 1000, verbose=0))
+    def accuracy(images: np.ndarray) -> float:
+        outputs = np.asarray(model.predict(images, 1000, verbose=0))
+        return np.mean(outputs.argmax(-1) == labels)
 
     def accuracies(amounts: Any, make: Callable[[Any], list[np.ndarray]]) -> Any:
-        hits = {
-            amount: [np.mean(predict(x).argmax(-1) == labels) for x in make(amount)]
-            for amount in amounts
-        }
-        return {str(amount): float(np.mean(values)) for amount, values in hits.items()}
+        return {str(a): float(np.mean([*map(accuracy, make(a))])) for a in amounts}
 
-    probabilities = predict(images)
     predicted, classes = probabilities.argmax(-1), probabilities.shape[-1]
     confusion = np.zeros((classes, classes), int)
     np.add.at(confusion, (labels, predicted), 1)

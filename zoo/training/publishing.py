@@ -22,7 +22,6 @@ from zoo.models.registry import TRAINING_ARGUMENTS, default_arguments, recipe_pa
 from zoo.models.weight_files import save_float16
 from zoo.models.weights import PUBLISHED, Weights, published
 from zoo.training.evaluation import evaluate
-from zoo.training.measures import measure
 from zoo.training.opening import load_model
 from zoo.training.recipes import Recipe, load_recipe
 from zoo.training.run import train
@@ -89,18 +88,15 @@ def publish(
     for folder in reversed(folders):  # The first, which is published, comes last.
         model = load_model(folder)
         model.set_weights([array.astype("float16") for array in model.get_weights()])
-        scores.append(evaluate(model, test))
+        scores.append(evaluate(model, test, detailed=folder == folders[0]))
     accuracies = [score["accuracy"] for score in scores]
     metrics = {
         "split": "test",
-        "images": scores[-1]["images"],
         "seed": seeds[0],
-        "accuracy": scores[-1]["accuracy"],
-        "loss": scores[-1]["loss"],
+        **scores[-1],
         "seeds": seeds,
         "mean_accuracy": statistics.mean(accuracies),
         "sd_accuracy": statistics.stdev(accuracies),
-        **measure(model, *test),
     }
     return _write(model, spec, recipe_text, arguments, info, metrics, folders[0])
 

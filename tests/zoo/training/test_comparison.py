@@ -13,7 +13,8 @@ def test_models_are_trained_by_one_recipe_or_taken(tmp_path):
     recipe = zoo.Recipe("shallow_mlp", "mnist", arguments={"hidden_units": 8})
     report = zoo.train("shallow_mlp", "digits-sample", recipe, epochs=1, verbose=0)
     models = ["shallow_mlp", own, report, "lenet5.mnist"]
-    table = zoo.compare(models, "digits-sample", recipe, epochs=1, verbose=0)
+    options = {"epochs": 1, "verbose": 0, "detailed": True}
+    table = zoo.compare(models, "digits-sample", recipe, **options)
     names = [row["model"] for row in table]
     assert names == ["shallow_mlp", "own", "shallow_mlp", "lenet5.mnist"]
     # The same recipe and seed, so the same weights.
@@ -23,6 +24,7 @@ def test_models_are_trained_by_one_recipe_or_taken(tmp_path):
     low, high = table[3]["interval"]
     assert low < table[3]["accuracy"] < high
     assert table[3]["accuracy"] > 0.98
+    assert table[3]["shifted"] > table[0]["shifted"]
     assert "lenet5.mnist" in str(table)
     assert "<td>lenet5.mnist</td>" in table._repr_html_()
 

@@ -6,7 +6,7 @@ import pytest
 
 import zoo
 from zoo.data.augmentation import transform
-from zoo.training.measures import calibration_error, measure, shift_images
+from zoo.training.measures import calibration_error, shift_images
 
 
 def test_calibration_error_by_hand():
@@ -39,7 +39,7 @@ def test_measures_of_a_published_weight():
     images, labels = zoo.load_dataset("digits-sample", "validation", as_="numpy")
     images, labels = images[:300], labels[:300]
     model = zoo.create("lenet5.mnist")
-    result = measure(model, images, labels)
+    result = zoo.evaluate(model, (images, labels), detailed=True)
     predicted = model.predict(images, verbose=0).argmax(-1)
     accuracy = np.mean(predicted == labels)
     confusion = np.array(result["confusion"])
@@ -59,6 +59,29 @@ def test_a_guess_is_measured_as_one():
     model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten()])
     model.add(keras.layers.Dense(2, "softmax", kernel_initializer="zeros"))
     images = np.zeros((10, 4, 4, 1), "uint8")
-    result = measure(model, images, np.array([0, 1] * 5))
+    images[0] = 255
+    result = zoo.evaluate(model, (images, np.array([0, 1] * 5)), detailed=True)
     assert result["class_accuracy"] == [1.0, 0.0]
     assert result["calibration_error"] == 0.0
+
+
+def test_logits_are_as_calibrated_as_their_probabilities():
+    images, labels = zoo.load_dataset("digits-sample", "validation", as_="numpy")
+    data = images[:50], labels[:50]
+    errors = [
+        zoo.evaluate(
+            zoo.LeNet5(weights="mnist", classifier_activation=activation),
+            data,
+            detailed=True,
+        )["calibration_error"]
+        for activation in ("softmax", None)
+    ]
+    assert errors[0] == pytest.approx(errors[1], abs=1e-6)
+
+
+def test_scaled_images_are_refused():
+    model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten()])
+    model.add(keras.layers.Dense(2, "softmax"))
+    data = np.ones((10, 4, 4, 1), "float32"), np.array([0, 1] * 5)
+    with pytest.raises(ValueError, match=r"pixels in \[0, 255\]. Received: .* up to 1"):
+        zoo.evaluate(model, data, detailed=True)
