@@ -1,5 +1,6 @@
 """Measures of a classifier: classes, calibration, and distorted images."""
 
+import statistics
 from collections.abc import Callable
 from typing import Any
 
@@ -42,10 +43,10 @@ def measure(
 
     def accuracy(images: np.ndarray) -> float:
         outputs = np.asarray(model.predict(images, 1000, verbose=0))
-        return np.mean(outputs.argmax(-1) == labels)
+        return float(np.mean(outputs.argmax(-1) == labels))
 
     def accuracies(amounts: Any, make: Callable[[Any], list[np.ndarray]]) -> Any:
-        return {str(a): float(np.mean([*map(accuracy, make(a))])) for a in amounts}
+        return {str(a): statistics.mean(map(accuracy, make(a))) for a in amounts}
 
     predicted, classes = probabilities.argmax(-1), probabilities.shape[-1]
     confusion = np.zeros((classes, classes), int)
