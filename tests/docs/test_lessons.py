@@ -1,0 +1,37 @@
+"""The lessons run as scripts, and assert each of their formulas."""
+
+import os
+import subprocess
+import sys
+
+import jupytext
+import pytest
+from paths import ROOT
+
+LESSONS = sorted((ROOT / "docs" / "lessons").glob("*.py"))
+
+
+@pytest.mark.parametrize("lesson", LESSONS, ids=lambda path: path.stem)
+def test_lesson(lesson, tmp_path):
+    """It needs no display, no prepared dataset, and writes no file."""
+    settings = {"MPLBACKEND": "agg", "TFDS_DATA_DIR": str(tmp_path)}
+    result = subprocess.run(
+        [sys.executable, lesson],
+        cwd=tmp_path,
+        env=os.environ | settings,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert result.returncode == 0, result.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_lessons_are_notebooks_in_order():
+    assert LESSONS
+    for number, lesson in enumerate(LESSONS, start=1):
+        title, *cells = jupytext.read(lesson).cells
+        assert lesson.stem.startswith(f"{number}_")
+        assert title.cell_type == "markdown"
+        assert title.source.startswith(f"# {number}. ")
+        assert {cell.cell_type for cell in cells} == {"code", "markdown"}
