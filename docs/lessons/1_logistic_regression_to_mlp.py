@@ -191,7 +191,7 @@ hidden = relu(corners @ [[1, 1], [1, 1]] + [0, -1])
 output = hidden @ [1, -2]
 assert (output == xor).all()
 
-figure, axes = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
+figure, axes = plt.subplots(1, 2, figsize=(8, 3.2), layout="compressed")
 for axis, points in zip(axes, (corners, hidden), strict=True):
     for value, color, marker in ((0, BLUE, "o"), (1, ORANGE, "s")):
         chosen = points[xor == value]

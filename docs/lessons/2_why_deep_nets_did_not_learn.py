@@ -1,0 +1,351 @@
+# %% [markdown]
+# # 2. Why deep nets did not learn
+#
+# Lesson 1 ended with one hidden layer. With more layers, a net can build features from
+# features. For a long time, deep nets of sigmoid units did not learn. This lesson shows
+# why: the gradient shrinks by a factor at each layer on its way from the loss to the
+# input. The lesson predicts the factor and measures it.
+
+# %%
+import functools
+
+import keras
+import matplotlib.pyplot as plt
+import numpy as np
+
+import zoo
+from zoo.callbacks import GradientNorms
+
+images, labels = zoo.load_dataset("digits-sample", "train", as_="numpy")
+validation = zoo.load_dataset("digits-sample", "validation", as_="numpy")
+# Color, marker and line: readable without colors, too.
+STYLES = {
+    "sigmoid": {"color": "#0072B2", "marker": "o", "linestyle": "-"},
+    "tanh": {"color": "#D55E00", "marker": "s", "linestyle": "--"},
+    "relu": {"color": "#009E73", "marker": "^", "linestyle": ":"},
+}
+WIDTH = 100
+
+
+def build(activation, depth):
+    """Builds a plain net: no normalization, no residual paths."""
+    keras.utils.set_random_seed(0)
+    units = (WIDTH,) * depth
+    return zoo.DeepMLP(units, activation=activation, normalization=None, residual=False)
+
+
+@functools.cache  # the net of the first section occurs again later
+def train(activation, depth):
+    """Trains a net; returns it with the gradient norms of each step."""
+    model, norms = build(activation, depth), GradientNorms()
+    model.compile("adam", "sparse_categorical_crossentropy")
+    options = {"batch_size": 128, "epochs": 4, "verbose": 0}
+    model.fit(images, labels, callbacks=[norms], **options)
+    return model, norms
+
+
+# %% [markdown]
+# ## A net that does not learn
+#
+# Here is a net of ten sigmoid layers. The ten classes are about equally frequent, so a
+# guess is right in 10% of the cases. `GradientNorms` records the norm of the gradient
+# of each layer at each step, and `diagnose` tells you what is wrong.
+
+# %%
+model, norms = train("sigmoid", 10)
+print(f"accuracy {zoo.evaluate(model, validation)['accuracy']:.1%}")
+print(norms.diagnose())
+assert norms.diagnose()[0].kind == "vanishing"
+
+# %% [markdown]
+# ## The chain rule, layer by layer
+#
+# Let `z[l]` be the pre-activations of layer `l` for one image, and `d[l]` the
+# derivative of the loss with respect to them. Lesson 1 derived how it passes from layer
+# `l + 1` to layer `l`, through the weights of layer `l + 1` and the slope of the
+# activation:
+#
+# `d[l] = (d[l + 1] @ w[l + 1].T) * slope(z[l])`
+#
+# A matrix stretches a vector at most by its largest singular value. So the norm of `d`
+# changes at most by the factor
+#
+# `norm(d[l]) / norm(d[l + 1]) <= max(slope) * largest_singular_value(w[l + 1])`
+#
+# The slope of the sigmoid is at most 1/4. That of tanh and ReLU reaches 1.
+
+# %%
+FUNCTIONS = {
+    "sigmoid": lambda z: 1 / (1 + np.exp(-z)),
+    "tanh": np.tanh,
+    "relu": lambda z: np.maximum(z, 0),
+}
+SLOPES = {
+    "sigmoid": lambda z: FUNCTIONS["sigmoid"](z) * (1 - FUNCTIONS["sigmoid"](z)),
+    "tanh": lambda z: 1 - np.tanh(z) ** 2,
+    "relu": lambda z: np.where(z > 0, 1.0, 0.0),
+}
+z = np.linspace(-4, 4, 800)  # without 0, where ReLU has no slope
+step = 1e-6
+figure, axis = plt.subplots(figsize=(6, 3.2), layout="constrained")
+for name, slope in SLOPES.items():
+    f = FUNCTIONS[name]
+    assert np.allclose(slope(z), (f(z + step) - f(z - step)) / (2 * step))
+    axis.plot(z, slope(z), **STYLES[name] | {"marker": ""}, label=name)
+assert SLOPES["sigmoid"](0) == 1 / 4
+assert SLOPES["tanh"](0) == SLOPES["relu"](1) == 1
+axis.set(xlabel="pre-activation z", ylabel="slope", yticks=[0, 0.25, 0.5, 0.75, 1])
+axis.grid(alpha=0.3)
+axis.legend()
+plt.show()
+
+# %% [markdown]
+# ## Measuring `d`
+#
+# The gradient of a bias is the sum of `d` over the batch. So with one image per batch,
+# the norm of the bias gradient is the norm of `d`, and `GradientNorms` records it. The
+# learning rate is 0, so that all 200 images meet the net as it was initialized.
+
+# %%
+DEPTH, SAMPLE = 10, 200
+
+
+def measure(activation):
+    """Returns the initial net, and the norm of `d`, `(images, layers)`."""
+    model, norms = build(activation, DEPTH), GradientNorms()
+    model.compile(keras.optimizers.SGD(0.0), "sparse_categorical_crossentropy")
+    data = images[:SAMPLE], labels[:SAMPLE]
+    model.fit(*data, batch_size=1, callbacks=[norms], verbose=0)
+    layers = [norms.variables[f"dense{i}/bias"] for i in range(1, DEPTH + 1)]
+    return model, np.stack(layers, axis=1)
+
+
+nets = {name: measure(name) for name in STYLES}
+
+# %% [markdown]
+# The bound holds for every image and every layer. It is not tight: the largest singular
+# value belongs to a single direction, and `d` has parts in all directions.
+
+# %%
+model, sigmoid_norms = nets["sigmoid"]
+print("from layer   to layer   bound   largest   typical")
+for i in range(1, DEPTH):
+    kernel = model.get_layer(f"dense{i + 1}").get_weights()[0]
+    bound = 1 / 4 * np.linalg.svd(kernel, compute_uv=False).max()
+    factors = sigmoid_norms[:, i - 1] / sigmoid_norms[:, i]
+    assert factors.max() <= bound
+    line = f"{bound:10.3f} {factors.max():9.3f} {np.median(factors):9.3f}"
+    print(f"{i + 1:10} {i:10} {line}")
+
+# %% [markdown]
+# ## Predicting the factor
+#
+# At initialization, the weights are random, with mean 0 and the variance `v / width`.
+# They are independent of `d`, so on average a matrix multiplies the squared norm of `d`
+# by `v`. (That is the mean square of its singular values.) Glorot's initialization, the
+# default for sigmoid and tanh, has `v = 1`. He's, the default for ReLU, has `v = 2`.
+
+# %%
+V = {"sigmoid": 1, "tanh": 1, "relu": 2}
+for name, (model, _) in nets.items():
+    kernel = model.get_layer("dense2").get_weights()[0]
+    mean_square = np.mean(np.linalg.svd(kernel, compute_uv=False) ** 2)
+    print(f"{name:8} v = {V[name]}, measured {mean_square:.3f}")
+    assert np.isclose(mean_square, np.sum(kernel**2) / WIDTH, rtol=1e-4)
+    assert np.isclose(mean_square, V[name], rtol=0.05)
+
+# %% [markdown]
+# The slope depends on `z`. A pre-activation is a sum of many independent terms, so it
+# is nearly normal, with mean 0 and a variance `q`. Each layer changes the variance:
+#
+# - first layer: `q[1] = variance(w[1]) * mean(norm(x) ** 2)`
+# - next layers: `q[l + 1] = v * mean(f(z) ** 2)`, with `z` normal of variance `q[l]`
+# - factor: `sqrt(v * mean(slope(z) ** 2))`, with `z` normal of variance `q[l]`
+#
+# The means over `z` are integrals over the normal distribution, which the Gauss-Hermite
+# rule computes. This is a mean-field theory: exact for layers of infinite width (Poole
+# et al., 2016; Schoenholz et al., 2017).
+
+# %%
+NODES, PROBABILITIES = np.polynomial.hermite_e.hermegauss(100)
+PROBABILITIES = PROBABILITIES / PROBABILITIES.sum()
+assert np.isclose(PROBABILITIES @ NODES**2, 1)  # the variance of a normal variable
+
+
+def predict(activation):
+    """Returns the factors from layer to layer, from the first to the last."""
+    f, slope, v = FUNCTIONS[activation], SLOPES[activation], V[activation]
+    kernel = nets[activation][0].get_layer("dense1").get_weights()[0]
+    pixels = images[:SAMPLE].reshape(SAMPLE, -1) / 255
+    q = kernel.var() * np.mean(np.sum(pixels**2, axis=1))
+    factors = []
+    for _ in range(DEPTH - 1):
+        z = np.sqrt(q) * NODES
+        factors.append(np.sqrt(v * PROBABILITIES @ slope(z) ** 2))
+        q = v * PROBABILITIES @ f(z) ** 2
+    return np.array(factors)
+
+
+# %% [markdown]
+# ## Predicted against measured
+#
+# The factors of single layers scatter, because a layer of 100 units is only a sample.
+# The prediction must hold within 20% at each layer, and within 5% for the mean over the
+# layers. For the sigmoid, the factor is a little below 1/4. That of ReLU is 1: He's
+# initialization was designed for this. That of tanh is below 1 in the first layers, and
+# approaches 1.
+
+# %%
+figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
+layers = np.arange(1, DEPTH + 1)
+print("factor per layer    predicted   measured")
+for name, (_, single) in nets.items():
+    size = np.sqrt(np.mean(single**2, axis=0))
+    measured, predicted = size[:-1] / size[1:], predict(name)
+    assert np.allclose(measured, predicted, rtol=0.2)
+    means = [np.exp(np.mean(np.log(factors))) for factors in (predicted, measured)]
+    assert np.isclose(*means, rtol=0.05)
+    print(f"{name:18} {means[0]:10.3f} {means[1]:10.3f}")
+    style = STYLES[name]
+    line = np.append(np.cumprod(predicted[::-1])[::-1], 1)
+    axis.semilogy(layers, line, color=style["color"], linestyle=style["linestyle"])
+    points = {"color": style["color"], "marker": style["marker"], "linestyle": ""}
+    axis.semilogy(layers, size / size[-1], **points, label=name)
+axis.set(xlabel="layer", ylabel="norm of d, relative to layer 10", xticks=layers)
+axis.set_title("Points: measured. Lines: predicted.", fontsize=11)
+axis.grid(alpha=0.3)
+axis.legend()
+plt.show()
+assert predict("sigmoid").max() < 1 / 4
+
+# %% [markdown]
+# ## Depth 1 to 50
+#
+# Now train nets of 1 to 50 layers with the three activations. The figure shows the norm
+# of each layer's gradient at the first step, before any training. (Here the gradient is
+# that of all weights and biases of the layer, for a batch of 128 images.) On the
+# logarithmic scale, a constant factor per layer is a straight line.
+
+# %%
+DEPTHS = (1, 2, 5, 10, 20, 50)
+runs = {(name, depth): train(name, depth) for name in STYLES for depth in DEPTHS}
+
+figure, axes = plt.subplots(1, 3, figsize=(10, 3.6), layout="constrained", sharey=True)
+tones = plt.colormaps["viridis"](np.linspace(0, 0.85, len(DEPTHS)))
+for axis, name in zip(axes, STYLES, strict=True):
+    for depth, tone in zip(DEPTHS, tones, strict=True):
+        history = runs[name, depth][1].history
+        first = [history[f"dense{i}"][0] for i in range(1, depth + 1)]
+        axis.semilogy(range(1, depth + 1), first, ".-", color=tone, label=depth)
+    axis.set(title=name, xlabel="layer, from input to output")
+    axis.grid(alpha=0.3)
+axes[0].set_ylabel("gradient norm")
+axes[-1].legend(title="depth", ncols=2, loc="lower right")
+plt.show()
+
+# %% [markdown]
+# The prediction also holds for the deepest sigmoid net. From layer 50 to layer 2, the
+# gradient passes 48 layers. (Layer 1 is left out, because its input is the image.)
+
+# %%
+history = runs["sigmoid", 50][1].history
+ratio = history["dense2"][0] / history["dense50"][0]
+factor = ratio ** (1 / 48)
+print(f"layer 2 to layer 50: {ratio:.1e}, a factor of {factor:.3f} per layer")
+assert np.isclose(factor, predict("sigmoid")[-1], rtol=0.05)
+
+# %% [markdown]
+# ## Through training
+#
+# Does training repair the gradient? Each row is a layer, with the input at the top, and
+# each column is a step. The sigmoid net stays dark at the top: the layers near the
+# input are hardly changed. The other two nets have nearly the same color from top to
+# bottom.
+
+# %%
+sigmoid, tanh, relu = (runs[name, 10][1] for name in STYLES)
+sigmoid.plot(tanh, relu)
+
+# %% [markdown]
+# ## Accuracy against depth
+#
+# The optimizer, Adam, divides each update by the recent size of the gradient. So it can
+# compensate for a moderate decay, until the gradient is far below its constant
+# `epsilon`, 1e-7. With ten layers or more, the sigmoid net is no better than a guess.
+
+# %%
+figure, axis = plt.subplots(figsize=(6, 3.6), layout="constrained")
+accuracy = {
+    key: zoo.evaluate(model, validation)["accuracy"] for key, (model, _) in runs.items()
+}
+for name, style in STYLES.items():
+    values = [100 * accuracy[name, depth] for depth in DEPTHS]
+    axis.semilogx(DEPTHS, values, **style, label=name)
+axis.axhline(10, color="black", linewidth=1)
+axis.text(1, 11.5, "guess")
+axis.set(xlabel="hidden layers", ylabel="validation accuracy, %", ylim=(0, 100))
+axis.set_xticks(DEPTHS, DEPTHS)
+axis.minorticks_off()
+axis.grid(alpha=0.3)
+axis.legend()
+plt.show()
+for depth in (10, 20, 50):
+    assert accuracy["sigmoid", depth] < 0.2
+    assert accuracy["relu", depth] > accuracy["sigmoid", depth]
+
+# %% [markdown]
+# ## The diagnosis
+#
+# `diagnose` reads all this from the record of a training run, without knowing the
+# activation or the accuracy.
+
+# %%
+print(f"{'activation':10} {'layers':>6} {'first / last':>13} {'accuracy':>9}  verdict")
+for (name, depth), (_, norms) in runs.items():
+    ratio = np.median(norms.history["dense1"] / norms.history[f"dense{depth}"])
+    verdict = norms.diagnose().verdict
+    figures = f"{ratio:13.1e} {accuracy[name, depth]:9.1%}"
+    print(f"{name:10} {depth:6} {figures}  {verdict}")
+    if name == "sigmoid" and depth >= 10:
+        assert verdict.startswith("vanishing")
+
+# %% [markdown]
+# ## The signal vanishes, too
+#
+# A healthy gradient is necessary, but it is not enough: the deepest tanh and ReLU nets
+# learn slowly. Look at the forward pass. The difference between the activations of two
+# images passes through the same weights and the same slopes as `d`, so a sigmoid layer
+# multiplies it by the same factor. In the deep layers, all images look alike, and the
+# last layers have nothing to learn from.
+#
+# The figure shows the spread of the activations over the images, relative to their
+# length, in untrained nets. In tanh and ReLU nets it falls too, but slowly (Schoenholz
+# et al., 2017).
+
+# %%
+figure, axis = plt.subplots(figsize=(6, 3.6), layout="constrained")
+for name in STYLES:
+    model = build(name, 50)
+    names = [f"activation{i}" for i in range(1, 51)]
+    outputs = zoo.features(model, names)(images[:SAMPLE])
+    spread = []
+    for values in (outputs[layer].numpy().astype("float64") for layer in names):
+        deviation = np.mean(np.sum((values - values.mean(axis=0)) ** 2, axis=1))
+        spread.append(np.sqrt(deviation / np.mean(np.sum(values**2, axis=1))))
+    axis.semilogy(range(1, 51), spread, **STYLES[name] | {"marker": ""}, label=name)
+    if name == "sigmoid":
+        factor = (spread[5] / spread[0]) ** (1 / 5)
+        print(f"sigmoid: a factor of {factor:.3f} per layer")
+        assert np.isclose(factor, predict("sigmoid")[-1], rtol=0.1)
+axis.set(xlabel="layer", ylabel="spread over the images / length")
+axis.grid(alpha=0.3)
+axis.legend()
+plt.show()
+
+# %% [markdown]
+# ## What comes next
+#
+# The factor depends on the weights and on the slope of the activation, and so on the
+# size of the pre-activations. All of them can be changed. A residual path even leads
+# the gradient around a layer. Lesson 3 compares these tricks: initialization,
+# activation, normalization, and residual paths.
