@@ -156,8 +156,9 @@ assert templates[0, 12:16, 12:16].mean() < 0
 # ## What one layer cannot do
 #
 # A logistic unit divides its inputs by a plane: `z > 0` on one side, `z < 0` on the
-# other. The smallest problem that no plane solves is *exclusive or*, XOR: the output is
-# 1 if exactly one of two inputs is 1.
+# other. It can solve a problem only if the classes are *linearly separable*. The
+# smallest problem that is not is *exclusive or*, XOR: the output is 1 if exactly one of
+# two inputs is 1.
 #
 # The proof is one line. For all weights, the four pre-activations satisfy
 # `z(0, 0) + z(1, 1) = z(0, 1) + z(1, 0)`. XOR needs a negative sum on the left and a
@@ -353,11 +354,11 @@ print(f"{len(flat):,} derivatives agree to {np.abs(flat - by_differences).max():
 # it uses the reverse mode.
 #
 # Count the multiplications in the matrix products. The forward pass has two products.
-# The backward pass has three, and the extra one is as large as the smaller of the two.
-# So the loss and its gradient together cost at most three times as much as the loss
-# alone, for any number of units. A bound that does not depend on the number of weights
-# holds for every function composed of elementary operations (Baur and Strassen, 1983;
-# Griewank and Walther, 2008).
+# The backward pass has three, and the extra one is as large as the second product of
+# the forward pass. So the loss and its gradient together cost at most three times as
+# much as the loss alone, for any number of units. A bound that does not depend on the
+# number of weights holds for every function composed of elementary operations (Baur and
+# Strassen, 1983; Griewank and Walther, 2008).
 
 # %%
 forward_cost = n * (784 * units + units * 10)  # x @ w1, h @ w2
@@ -411,7 +412,7 @@ plt.show()
 
 # %% [markdown]
 # The second task is to tell even digits from odd ones. Each class has five different
-# shapes, which one template cannot describe. Here the hidden layer matters more.
+# shapes, and one template cannot describe all five. Here the hidden layer matters more.
 #
 # The accuracy on 1,000 images has a standard error of `sqrt(a * (1 - a) / 1000)`, about
 # one percentage point. Differences of one or two points may be chance.
@@ -444,8 +445,8 @@ assert mlp_parity - regression_parity > mlp_digits - regression_digits > 0
 #
 # The weights of a hidden unit form an image, as those of a class did. The digits that
 # *excite* the unit most are those with the largest pre-activation. Here are three units
-# of the net just trained. All units shown have a few large positive weights (the
-# weights have a high skewness).
+# of the net just trained. The units shown have a few large positive weights: their
+# weights have the highest skewness.
 
 
 # %%

@@ -61,8 +61,8 @@ assert norms.diagnose()[0].kind == "vanishing"
 # ## The chain rule, layer by layer
 #
 # Let `z[l]` be the pre-activations of layer `l` for one image, and `d[l]` the
-# derivative of the loss with respect to them. Lesson 1 derived how it passes from layer
-# `l + 1` to layer `l`, through the weights of layer `l + 1` and the slope of the
+# derivative of the loss with respect to them. As in lesson 1, it passes from layer
+# `l + 1` to layer `l` through the weights of layer `l + 1` and the slope of the
 # activation:
 #
 # `d[l] = (d[l + 1] @ w[l + 1].T) * slope(z[l])`
@@ -164,8 +164,8 @@ for name, (model, _) in nets.items():
 # - factor: `sqrt(v * mean(slope(z) ** 2))`, with `z` normal of variance `q[l]`
 #
 # The means over `z` are integrals over the normal distribution, which the Gauss-Hermite
-# rule computes. This is a mean-field theory: exact for layers of infinite width (Poole
-# et al., 2016; Schoenholz et al., 2017).
+# rule computes. This is a mean-field theory: exact in the limit of infinite width
+# (Poole et al., 2016; Schoenholz et al., 2017).
 
 # %%
 NODES, PROBABILITIES = np.polynomial.hermite_e.hermegauss(100)
@@ -192,7 +192,7 @@ def predict(activation):
 #
 # The factors of single layers scatter, because a layer of 100 units is only a sample.
 # The prediction must hold within 20% at each layer, and within 5% for the mean over the
-# layers. For the sigmoid, the factor is a little below 1/4. That of ReLU is 1: He's
+# layers. For the sigmoid, the factor is a little below 1/4. That of ReLU is 1: He
 # initialization was designed for this. That of tanh is below 1 in the first layers, and
 # approaches 1.
 
@@ -349,7 +349,8 @@ plt.show()
 # ## What comes next
 #
 # A gradient that reaches every layer is necessary, but it is not enough: the deepest
-# tanh and ReLU nets learn more slowly than the others, without any vanishing gradient.
+# tanh and ReLU nets learn more slowly than the others, although their gradient does not
+# vanish.
 #
 # The factor depends on the weights and on the slope of the activation, and so on the
 # size of the pre-activations. All of them can be changed. A residual path even leads
