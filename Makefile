@@ -3,11 +3,11 @@ PYTHON ?= python3
 VENV ?= .venv
 EXTRAS ?= dev
 TESTS ?= tests
-MARK ?= not endurance and not runtimes
+MARK ?= not endurance and not runtimes and not site
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 
-.PHONY: demo test test-backends test-all lint docs redrawn bench bench-diagnosis clean
+.PHONY: demo test test-backends test-all lint docs site redrawn bench bench-diagnosis clean
 
 # A tour of about a minute: weights, gradients, a table, a figure, an export.
 demo: $(INSTALLED)
@@ -25,7 +25,7 @@ test-backends:
 	KERAS_BACKEND=torch $(MAKE) test VENV=.venv-torch PACKAGES=torch==2.13.0 TESTS="$(BACKEND_TESTS)"
 
 # Everything, before a release: also kills, hostile requests, workers, Keras' own tests,
-# other runtimes, the oldest versions, and every Python version.
+# other runtimes, the oldest versions, every Python version, and the site.
 test-all: lint test test-backends
 	$(MAKE) test MARK='endurance and not alone'
 	$(MAKE) test MARK=alone
@@ -35,6 +35,8 @@ test-all: lint test test-backends
 	KERAS_BACKEND=torch $(MAKE) test VENV=.venv-torch PACKAGES=torch==2.13.0 \
 		MARK=endurance TESTS=tests/callbacks/gradients
 	$(MAKE) test VENV=.venv-runtimes EXTRAS=dev,onnx,litert,openvino MARK=runtimes
+	$(MAKE) docs
+	$(MAKE) test MARK=site
 
 # Style, layers, types, and the budgets of lines.
 lint: $(INSTALLED)
@@ -44,10 +46,16 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/python .ci/budgets.py
 
-# The tables in README.md and docs/results.csv, and the figures in docs/cards/.
-docs: $(INSTALLED)
-	$(BIN)/python docs/tables.py
-	$(BIN)/python docs/cards.py
+# The tables in README.md and docs/results.csv, the figures in docs/cards/, and the site
+# in site/, with the page to draw on. Needs npm, too.
+docs:
+	$(MAKE) site VENV=.venv-docs EXTRAS=dev,docs,onnx
+
+site: $(INSTALLED)
+	for name in tables cards models notebooks; do \
+		TF_CPP_MIN_LOG_LEVEL=2 $(BIN)/python docs/$$name.py || exit; done
+	$(BIN)/zensical build --clean --strict
+	$(BIN)/python play/prepare.py --output site/play
 
 # The accuracy on digits as people draw them, for the cards.
 redrawn: $(INSTALLED)
@@ -71,7 +79,7 @@ bench-diagnosis: $(INSTALLED)
 	PYTHONPATH=tests/helpers $(BIN)/python benchmarks/diagnosis.py
 
 clean:
-	rm -rf .venv* dist demo .*_cache
+	rm -rf .venv* dist demo site .*_cache
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)

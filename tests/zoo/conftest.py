@@ -2,15 +2,11 @@ import os
 import pathlib
 import subprocess
 import sys
-import types
-import urllib.parse
 
 import keras
 import pytest
-from exports import ENVIRONMENT
-from paths import HELPERS, ROOT
-
-import zoo
+from paths import ROOT
+from served import serving  # noqa: F401
 
 # Tests of the JAX backend alone.
 of_jax = ["training/test_distributed_jax.py"]
@@ -60,33 +56,3 @@ def prepared_data_dir(
         assert process.returncode == 0, errors
         assert output == ""
     return data_dir
-
-
-@pytest.fixture(scope="session")
-def serving(tmp_path_factory):
-    """LeNet5 with the weights for MNIST, exported to `base` and served as `model`.
-
-    If TF_SERVING_URL (`http://host:8501`) is set, that server is used instead of
-    server.py. Its gRPC address is port 8500, or TF_SERVING_GRPC (`host:port`).
-    """
-    base = tmp_path_factory.mktemp("serving") / "lenet5"
-    zoo.export(zoo.LeNet5(weights="mnist"), base)
-    served = types.SimpleNamespace(model=base.name, base=base)
-    if url := os.environ.get("TF_SERVING_URL"):
-        host = urllib.parse.urlsplit(url).hostname
-        served.rest = url.rstrip("/")
-        served.grpc = f"grpc://{os.environ.get('TF_SERVING_GRPC', f'{host}:8500')}"
-        yield served
-        return
-    command = [sys.executable, HELPERS / "server.py", base.name, base]
-    # One thread is fastest for small models.
-    options = {"text": True, "env": ENVIRONMENT | {"OMP_NUM_THREADS": "1"}}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, **options) as process:
-        try:
-            ready, grpc, rest = process.stdout.readline().split() or ["ended"] * 3
-            assert ready == "ready"
-            served.rest = f"http://127.0.0.1:{rest}"
-            served.grpc = f"grpc://127.0.0.1:{grpc}"
-            yield served
-        finally:
-            process.terminate()

@@ -1,0 +1,63 @@
+"""Executes docs/lessons/*.py and writes each as a page with its figures: `make docs`.
+
+A lesson is executed again only if it or the package has changed.
+"""
+
+import hashlib
+import os
+import pathlib
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # The kernels inherit it.
+
+import jupytext
+from nbclient import NotebookClient
+from nbconvert import MarkdownExporter
+
+ROOT = pathlib.Path(__file__).parent.parent
+LESSONS = ROOT / "docs" / "lessons"
+LINKS = "[Notebook]({0}.ipynb){{ download }} · [Python]({0}.py){{ download }}"
+KERNEL_OPTIONS = ["--InlineBackend.figure_formats=['retina']", "--log-level=ERROR"]
+
+
+def fingerprint(lesson: pathlib.Path) -> str:
+    """Returns a checksum of a lesson and of the code that it runs."""
+    files = [lesson, pathlib.Path(__file__)]
+    for package in ("zoo", "callbacks"):
+        files += sorted((ROOT / package).rglob("*.*"))
+    digest = hashlib.sha256()
+    for path in files:
+        if path.is_file() and path.suffix != ".pyc":
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def write_page(lesson: pathlib.Path, note: str) -> None:
+    """Executes a lesson and writes NAME.md, NAME.ipynb, and figures in NAME_files."""
+    notebook = jupytext.read(lesson, fmt="py:percent")
+    folder = {"metadata": {"path": str(LESSONS)}}
+    options = {"kernel_name": "python3", "resources": folder, "coalesce_streams": True}
+    client = NotebookClient(notebook, extra_arguments=KERNEL_OPTIONS, **options)
+    client.execute()
+    for cell in notebook.cells:
+        if cell.cell_type == "code":  # Logs of TensorFlow are not part of the lesson.
+            cell.outputs = [x for x in cell.outputs if x.get("name") != "stderr"]
+    jupytext.write(notebook, lesson.with_suffix(".ipynb"))
+    resources = {"unique_key": lesson.stem, "output_files_dir": f"{lesson.stem}_files"}
+    text, resources = MarkdownExporter().from_notebook_node(notebook, resources)
+    for name, content in resources["outputs"].items():
+        path = LESSONS / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+    title, _, text = text.strip().partition("\n")
+    text = text.replace("![png](", "![The figure that the code above draws](")
+    page = "\n".join([title, "", LINKS.format(lesson.stem), text, "", note, ""])
+    lesson.with_suffix(".md").write_text(page, "utf-8")
+
+
+if __name__ == "__main__":
+    for lesson in sorted(LESSONS.glob("*.py")):
+        page = lesson.with_suffix(".md")
+        note = f"<!-- made of {fingerprint(lesson)} -->"
+        if not page.exists() or note not in page.read_text("utf-8"):
+            print(f"executing {lesson.name}")
+            write_page(lesson, note)
