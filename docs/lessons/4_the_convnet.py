@@ -1,0 +1,550 @@
+# %% [markdown]
+# # 4. The ConvNet
+#
+# An MLP treats an image as a list of numbers: shuffle the pixels of all images in the
+# same way, and it learns just as well. A convolutional network, or ConvNet, knows that
+# pixels have neighbors. Its units look at small windows of the image, and all units of
+# a feature map look for the same thing. This lesson takes LeNet-5 apart: kernels,
+# receptive fields, shared weights, pooling, and what happens when a digit moves. At the
+# end, the ConvNet supplies the features for a classical method of machine learning.
+#
+# Formulas are written as in the code, and an `assert` checks each of them.
+
+# %%
+import keras
+import matplotlib.pyplot as plt
+import numpy as np
+import tensorflow as tf
+from keras import layers
+from matplotlib.patches import Rectangle
+from skimage.feature import hog
+from sklearn.linear_model import LogisticRegression
+
+import zoo
+
+keras.utils.set_random_seed(0)
+BLACK, BLUE, ORANGE, GREEN, PURPLE = (
+    "#000000",
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+)
+MAPS = {"cmap": "magma", "vmin": 0}
+
+x_train, y_train = zoo.load_dataset("digits-sample", "train", as_="numpy")
+x_val, y_val = zoo.load_dataset("digits-sample", "validation", as_="numpy")
+digit = x_val[y_val == 5][:1]
+
+# %% [markdown]
+# ## Kernels and feature maps
+#
+# A *kernel* is a small array of weights, here 5x5. It slides over the image. At each
+# place it is multiplied, element by element, with the window of the image under it. The
+# sum of the products, plus a bias, passes through the activation:
+#
+# `map[r, c] = relu(sum(kernel * image[r : r + 5, c : c + 5]) + bias)`
+#
+# The result is a *feature map*: an image that is bright where the window resembles the
+# kernel. LeNet-5 first adds a border of two black pixels, so that the map is as large
+# as the image. Mathematicians call this operation a cross-correlation; a convolution
+# would also flip the kernel. Since the kernel is learned, it makes no difference.
+#
+# `zoo.features` returns the outputs of all layers.
+
+# %%
+lenet = zoo.LeNet5(weights="mnist")
+maps = {name: np.array(m) for name, m in zoo.features(lenet)(digit).items()}
+
+kernels, biases = lenet.get_layer("conv1").get_weights()
+bordered = np.pad(digit[0, :, :, 0] / 255, 2)
+windows = np.lib.stride_tricks.sliding_window_view(bordered, (5, 5))
+for i in range(6):
+    weighted = (windows * kernels[:, :, 0, i]).sum(axis=(2, 3))
+    by_hand = np.maximum(weighted + biases[i], 0)
+    assert np.allclose(maps["conv1"][0, :, :, i], by_hand, atol=1e-4)
+
+for name in ("conv1", "pool1", "conv2", "pool2"):
+    height, width, count = maps[name].shape[1:]
+    print(f"{name}: {count:2} feature maps of {height}x{width}")
+
+
+# %%
+def show(axes, image, title="", **options):
+    axes.imshow(image, **{"cmap": "gray", **options})
+    axes.set(xticks=[], yticks=[])
+    axes.set_title(title, fontsize=10)
+
+
+figure, axes = plt.subplots(3, 7, figsize=(10, 4.6), layout="constrained")
+limit = np.abs(kernels).max()
+show(axes[1, 0], digit[0, :, :, 0], "image")
+for empty in (axes[0, 0], axes[2, 0]):
+    empty.axis("off")
+for i, column in enumerate(axes.T[1:]):
+    diverging = {"cmap": "PuOr", "vmin": -limit, "vmax": limit}
+    show(column[0], kernels[:, :, 0, i], f"kernel {i + 1}", **diverging)
+    show(column[1], maps["conv1"][0, :, :, i], f"conv1, map {i + 1}", **MAPS)
+    show(column[2], maps["pool1"][0, :, :, i], f"pool1, map {i + 1}", **MAPS)
+figure.suptitle("Six kernels, and what they find (purple: positive, orange: negative)")
+plt.show()
+
+# %% [markdown]
+# The kernels of the second convolution have the shape 5x5x6: each of them looks at all
+# six maps of `pool1` at once, and so finds combinations of features.
+
+# %%
+figure, axes = plt.subplots(2, 8, figsize=(10, 3), layout="constrained")
+for i, axis in enumerate(axes.flat):
+    show(axis, maps["conv2"][0, :, :, i], f"map {i + 1}", **MAPS)
+figure.suptitle("The feature maps of conv2")
+plt.show()
+
+# %% [markdown]
+# ## Receptive fields
+#
+# The *receptive field* of a unit is the part of the image that can influence it. For
+# square windows it follows from the architecture alone. Three numbers describe a layer:
+# the first pixel in the field of unit 0, the step from one unit's field to the next,
+# and the size of a field. For the image they are 0, 1 and 1. A layer whose window has
+# `kernel` elements, moves by `stride`, and adds `padding` zeros before the first
+# element turns them into:
+#
+# - `first - padding * step`
+# - `step * stride`
+# - `size + (kernel - 1) * step`
+#
+# The field of unit `i` begins at the pixel `first + i * step`. What lies outside the
+# image is cut off.
+
+
+# %%
+def receptive_fields(model):
+    """Returns `{layer: (first, step, size)}` for the layers before the MLP."""
+    first, step, size = 0, 1, 1
+    fields = {}
+    for layer in model.layers:
+        if isinstance(layer, layers.Flatten):
+            break
+        if isinstance(layer, layers.Conv2D):
+            kernel, stride = layer.kernel_size[0], layer.strides[0]
+        elif isinstance(layer, layers.MaxPooling2D | layers.AveragePooling2D):
+            kernel, stride = layer.pool_size[0], layer.strides[0]
+        else:  # Rescaling, normalization and activation work on single elements.
+            continue
+        # Keras pads on both sides. The zoo's padded convolutions have stride 1.
+        padding = (kernel - 1) // 2 if layer.padding == "same" else 0
+        first -= padding * step
+        size += (kernel - 1) * step
+        step *= stride
+        fields[layer.name] = first, step, size
+    return fields
+
+
+def field_mask(field, units, pixels=28):
+    """Returns, for each unit along one axis, the pixels in its field."""
+    first, step, size = field
+    starts = first + step * np.arange(units)[:, None]
+    return (np.arange(pixels) >= starts) & (np.arange(pixels) < starts + size)
+
+
+# %% [markdown]
+# The check: a pixel is in the field of a unit if the gradient of the unit with respect
+# to the pixel is not zero. In the trained net it can also be zero by chance, where a
+# ReLU is off, or where max pooling chooses another element. So the check takes a twin
+# of each net with the same windows, but positive weights, average pooling and no
+# activation. Nothing can cancel in it, and the gradient is the same for all images.
+
+
+# %%
+def positive_twin(model):
+    """Copies a net without its nonlinearities, with random positive weights."""
+
+    def replace(layer):
+        config = layer.get_config()
+        if isinstance(layer, layers.MaxPooling2D):
+            return layers.AveragePooling2D.from_config(config)
+        if "activation" in config:
+            config["activation"] = "linear"
+        return type(layer).from_config(config)
+
+    twin = keras.models.clone_model(model, clone_function=replace)
+    for weight in twin.trainable_variables:
+        weight.assign(keras.random.uniform(weight.shape, 0.5, 1.5))
+    return twin
+
+
+def influence(model, layer):
+    """Returns the gradient of each unit: `(row, column, pixel row, pixel column)`."""
+    units = zoo.features(model, [layer])
+    image = tf.zeros((1, 28, 28, 1))
+    with tf.GradientTape() as tape:
+        tape.watch(image)
+        # All maps have the same windows.
+        total = tf.reduce_sum(units(image)[layer], axis=-1)
+    return tape.jacobian(total, image).numpy()[0, :, :, 0, :, :, 0]
+
+
+gradients = {}
+print(f"{'net':8} {'layer':8} {'units':>7} {'field':>7} {'step':>5}  gradients agree")
+for net in (lenet, zoo.ConvNet()):
+    twin = positive_twin(net)
+    for layer, field in receptive_fields(net).items():
+        found = influence(twin, layer)
+        rows = field_mask(field, found.shape[0])
+        columns = field_mask(field, found.shape[1])
+        expected = rows[:, None, :, None] & columns[None, :, None, :]
+        agree = ((found != 0) == expected).all(axis=(2, 3))
+        assert agree.all()
+        gradients[net.name, layer] = found
+        (height, width), (_, step, size) = found.shape[:2], field
+        sizes = f"{height}x{width:<4} {size:>3}x{size:<3} {step:5}"
+        print(f"{net.name:8} {layer:8} {sizes} {agree.sum():6} of {agree.size}")
+
+# %% [markdown]
+# A window of `kernel` elements adds `kernel - 1` steps to the field, and each pooling
+# doubles the step. So the units of the last layers see a large part of the image,
+# although no kernel has more than 5x5 elements.
+#
+# The lower row of the figure shows gradients in the twin. Pixels in the middle of a
+# field have more paths to the unit than those at its border: the *effective* receptive
+# field is smaller than the field ([Luo et al.,
+# 2016](https://arxiv.org/abs/1701.04128)).
+
+# %%
+fields = receptive_fields(lenet)
+figure, axes = plt.subplots(2, len(fields), figsize=(10, 5.4), layout="constrained")
+for (upper, lower), (layer, field) in zip(axes.T, fields.items(), strict=True):
+    first, step, size = field
+    found = gradients["lenet5", layer]
+    middle = found.shape[0] // 2
+    show(upper, digit[0, :, :, 0], f"{layer}: {size}x{size}, step {step}")
+    for unit, color in [(middle, ORANGE), (middle - 1, BLUE)]:
+        corner = first + unit * step - 0.5
+        box = Rectangle((corner, corner), size, size, fill=False, ec=color, lw=2)
+        upper.add_patch(box)
+    show(lower, found[middle, middle], "gradient of the orange unit", **MAPS)
+figure.suptitle(
+    "The receptive fields of two neighboring units in each layer of LeNet-5"
+)
+plt.show()
+
+# %% [markdown]
+# ## Shared weights
+#
+# All units of a feature map have the same kernel. In a *locally connected* layer, each
+# unit has a small window too, but weights of its own. A dense layer connects each unit
+# to each pixel of each map. With maps of `height` by `width`, a kernel of `k` by `k`,
+# and a bias, a layer has this many parameters:
+#
+# - shared: `(k * k * maps_in + 1) * maps_out`
+# - locally connected: `height * width * (k * k * maps_in + 1) * maps_out`
+# - dense: `(height_in * width_in * maps_in + 1) * height * width * maps_out`
+
+# %%
+print(f"{'net':8} {'layer':7} {'shared':>9} {'locally connected':>18} {'dense':>13}")
+for net in (lenet, zoo.ConvNet()):
+    for layer in net.layers:
+        if isinstance(layer, layers.Conv2D):
+            _, height_in, width_in, maps_in = layer.input.shape
+            _, height, width, maps_out = layer.output.shape
+            weights = layer.kernel_size[0] * layer.kernel_size[1] * maps_in
+            bias = 1 if layer.use_bias else 0
+            shared = (weights + bias) * maps_out
+            local = height * width * shared
+            dense = (height_in * width_in * maps_in + bias) * height * width * maps_out
+            assert shared == layer.count_params()
+            print(f"{net.name:8} {layer.name:7} {shared:9,} {local:18,} {dense:13,}")
+
+# %% [markdown]
+# To see that only the sharing differs, build the locally connected twin of `conv1`, and
+# give each place a copy of the shared weights. The outputs are equal. The twin could
+# learn other features at each place of the image, and would have to learn each feature
+# at each place again, from the digits that happen to have it there.
+
+# %%
+window_pixels = keras.ops.image.extract_patches(
+    digit / 255.0, 5, strides=1, padding="same"
+)
+local_kernels = np.tile(kernels.reshape(25, 6), (28, 28, 1, 1))
+local_biases = np.tile(biases, (28, 28, 1))
+twin = np.einsum("nrcp,rcpm->nrcm", np.array(window_pixels), local_kernels)
+twin = np.maximum(twin + local_biases, 0)
+assert np.allclose(twin, maps["conv1"], atol=1e-4)
+
+conv1 = lenet.get_layer("conv1")
+assert local_kernels.size + local_biases.size == 28 * 28 * conv1.count_params()
+print(f"parameters: {conv1.count_params():,} shared,", end=" ")
+print(f"{local_kernels.size + local_biases.size:,} locally connected")
+
+# %% [markdown]
+# ## Max and average pooling
+#
+# Pooling makes a map smaller: it keeps one number of each block of 2x2. *Max pooling*
+# keeps the largest, which says that the feature is somewhere in the block. *Average
+# pooling* keeps the mean. The gradient goes back the same way: with max pooling, the
+# largest element receives all of it; with average pooling, each element receives a
+# quarter.
+
+
+# %%
+def pool_and_gradient(layer, image):
+    image = tf.constant(image)
+    with tf.GradientTape() as tape:
+        tape.watch(image)
+        pooled = layer(image)
+    return pooled.numpy(), tape.gradient(pooled, image).numpy()
+
+
+def blocks(image):
+    """Reshapes one image to `(rows, columns, 4)`, the elements of each 2x2 block."""
+    rows, columns = image.shape[1] // 2, image.shape[2] // 2
+    split = image.reshape(rows, 2, columns, 2)
+    return split.transpose(0, 2, 1, 3).reshape(rows, columns, 4)
+
+
+noise = np.random.default_rng(0).normal(size=(1, 28, 28, 1)).astype("float32")
+pooled, gradient = pool_and_gradient(layers.MaxPooling2D(2), noise)
+elements = blocks(noise)
+assert np.array_equal(pooled[0, :, :, 0], elements.max(axis=-1))
+assert np.array_equal(blocks(gradient), elements == elements.max(axis=-1)[..., None])
+
+pooled, gradient = pool_and_gradient(layers.AveragePooling2D(2), noise)
+assert np.allclose(pooled[0, :, :, 0], elements.mean(axis=-1), atol=1e-6)
+assert np.array_equal(gradient, np.full_like(gradient, 1 / 4))
+
+strongest = maps["conv1"][0].max(axis=(0, 1)).argmax()
+chosen = maps["conv1"][:, :, :, [strongest]]
+figure, axes = plt.subplots(1, 3, figsize=(9, 3.4), layout="constrained")
+options = {**MAPS, "vmax": chosen.max()}
+show(axes[0], chosen[0, :, :, 0], "a feature map of conv1", **options)
+for axis, name in [(axes[1], "Max"), (axes[2], "Average")]:
+    pooled = getattr(layers, f"{name}Pooling2D")(2)(chosen)
+    show(axis, pooled[0, :, :, 0], f"{name.lower()} pooling", **options)
+plt.show()
+
+# %% [markdown]
+# ## Shift a digit and watch
+#
+# A function is *equivariant* to shifts if a shifted input gives the same output,
+# shifted. It is *invariant* if the output stays the same. A convolution is equivariant:
+# the same kernel finds the same feature at the new place. Pooling with a step of 2
+# keeps this for shifts by an even number of places. The units of `pool2` in LeNet-5 are
+# 4 pixels apart, so all maps follow a shift by a multiple of 4 pixels exactly. *Global*
+# max pooling keeps the largest element of each map, wherever it is: it turns
+# equivariance into invariance.
+#
+# This holds away from the border, where a digit can leave the image. The code places a
+# digit on a larger black canvas. The convolutions take images of any size.
+
+# %%
+SHIFT, CANVAS = 8, 72
+
+
+def place(images, size, right=0):
+    """Places images in the middle of black squares, shifted to the right."""
+    margin = (size - 28) // 2
+    sides = (margin + right, size - 28 - margin - right)
+    return np.pad(images, ((0, 0), (margin, size - 28 - margin), sides, (0, 0)))
+
+
+on_canvas = zoo.LeNet5(
+    weights="mnist", include_top=False, pooling="max", input_shape=(CANVAS, CANVAS, 1)
+)
+all_maps = zoo.features(on_canvas)
+still = {k: np.array(v) for k, v in all_maps(place(digit, CANVAS)).items()}
+moved = {k: np.array(v) for k, v in all_maps(place(digit, CANVAS, SHIFT)).items()}
+
+for layer, (_, step, _) in receptive_fields(on_canvas).items():
+    places = SHIFT // step
+    assert np.allclose(
+        moved[layer][:, :, places:], still[layer][:, :, :-places], atol=1e-4
+    )
+    assert not np.allclose(moved[layer], still[layer], atol=0.1)
+    print(f"{layer}: the image moves by {SHIFT} pixels, the maps by {places}")
+assert np.allclose(moved["max_pool"], still["max_pool"], atol=1e-4)
+change = np.abs(moved["max_pool"] - still["max_pool"]).max()
+print(f"global max pooling: the output changes by at most {change:.0e}")
+
+figure, axes = plt.subplots(2, 5, figsize=(10, 4.4), layout="constrained")
+for row, outputs, right in [(axes[0], still, 0), (axes[1], moved, SHIFT)]:
+    show(row[0], place(digit, CANVAS, right)[0, :, :, 0], f"shifted by {right} pixels")
+    for axis, layer in zip(row[1:4], ("conv1", "pool1", "pool2"), strict=True):
+        strongest = still[layer][0].max(axis=(0, 1)).argmax()
+        feature_map = outputs[layer][0, :, :, strongest]
+        show(axis, feature_map, f"a map of {layer}", **MAPS)
+    for axis in row[:4]:  # A line in the middle of the canvas.
+        axis.axvline(sum(axis.get_xlim()) / 2, color="white", lw=1, ls=":")
+    row[4].bar(range(1, 17), outputs["max_pool"][0], color=BLUE)
+    row[4].set(xlabel="map of pool2", yticks=[])
+    row[4].set_title("its largest element", fontsize=10)
+figure.suptitle("Feature maps move with the digit; global pooling does not notice")
+plt.show()
+
+# %% [markdown]
+# A shift by less than a step is another matter: the windows cut the digit differently.
+# How much do the outputs of each layer change? The table shows the norm of the change
+# relative to the norm of the output, as the mean over 100 digits. A value near
+# `sqrt(2) = 1.4` means that the two outputs have almost nothing in common.
+
+# %%
+sample = x_val[:100]
+black = {k: np.array(v) for k, v in all_maps(place(0 * digit, CANVAS)).items()}
+before = all_maps.predict(place(sample, CANVAS), verbose=0)
+names = ["rescaling", *receptive_fields(on_canvas), "max_pool"]
+print(f"{'shift':>9} {'image':>8}", *(f"{name:>8}" for name in names[1:]))
+for right in (1, 2, 4, 8):
+    after = all_maps.predict(place(sample, CANVAS, right), verbose=0)
+    changes = []
+    for name in names:
+        change = (after[name] - before[name]).reshape(len(sample), -1)
+        response = (before[name] - black[name]).reshape(len(sample), -1)
+        relative = np.linalg.norm(change, axis=1) / np.linalg.norm(response, axis=1)
+        changes.append(relative.mean())
+    print(f"{right:2} pixels", *(f"{change:8.2f}" for change in changes))
+
+# %% [markdown]
+# Now three nets learn the training digits, each in the middle of a canvas of 40x40
+# pixels: an MLP, LeNet-5, and the convolutions of LeNet-5 with global
+# max pooling in place of the MLP. Then the validation digits move to the right. None of
+# the nets has seen a shifted digit. On the canvas, no shift cuts off any ink.
+
+# %%
+SIZE = 40
+shape = (SIZE, SIZE, 1)
+convolutions = zoo.LeNet5(include_top=False, pooling="max", input_shape=shape)
+nets = {
+    "MLP": zoo.ShallowMLP(input_shape=shape),
+    "LeNet-5": zoo.LeNet5(input_shape=shape),
+    "convolutions, global max pooling": keras.Sequential(
+        [convolutions, layers.Dense(10, activation="softmax")]
+    ),
+}
+shifts = range(7)
+accuracies = {}
+print(f"{'validation accuracy, shifted by':33}", *(f"{s:4} px" for s in shifts))
+for name, net in nets.items():
+    net.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    net.fit(place(x_train, SIZE), y_train, batch_size=64, epochs=8, verbose=0)
+    accuracies[name] = [
+        net.evaluate(place(x_val, SIZE, s), y_val, batch_size=500, verbose=0)[1]
+        for s in shifts
+    ]
+    print(f"{name:33}", *(f"{a:7.1%}" for a in accuracies[name]), flush=True)
+even = accuracies["convolutions, global max pooling"][::2]
+assert np.allclose(even, even[0], atol=0.002)
+
+figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+for (name, values), color, marker in zip(
+    accuracies.items(), (ORANGE, BLUE, GREEN), "os^", strict=True
+):
+    axes.plot(shifts, 100 * np.array(values), marker=marker, color=color, label=name)
+axes.set(
+    title="The accuracy on shifted digits",
+    xlabel="shift to the right in pixels",
+    ylabel="validation accuracy in percent",
+    ylim=(0, 100),
+)
+axes.grid(alpha=0.3)
+axes.legend()
+plt.show()
+
+# %% [markdown]
+# The MLP has learned a weight for each pixel, and these pixels now show something else.
+# LeNet-5 has the same feature maps as before, shifted, but the MLP at its end has
+# learned where to expect them: pooling absorbs a small shift, not a large one. With
+# global pooling, the place of a feature does not count at all. The price is that the
+# arrangement of the features does not count either, and the accuracy on centered digits
+# is lower. Shifts by an odd number of pixels do change its output a little: the units
+# of `conv2` are 2 pixels apart, so an odd shift falls between two of them. ConvNets
+# with pooling are not exactly invariant to shifts ([Azulay and Weiss,
+# 2019](https://jmlr.org/papers/v20/19-519.html)).
+#
+# ## Features for classical machine learning
+#
+# Before 2012, people designed the features of images by hand, and trained a linear
+# classifier on them. *Histograms of oriented gradients* (HOG; [Dalal and Triggs,
+# 2005](https://doi.org/10.1109/CVPR.2005.177)) are such features: in each cell of 4x4
+# pixels, they count the directions of the edges. A ConvNet learns its features. Without
+# its MLP, it computes them for scikit-learn.
+#
+# The same classifier, logistic regression, gets five kinds of features:
+#
+# - the raw pixels
+# - HOG
+# - the last maps of a LeNet-5 with random weights
+# - those of `LeNet5(weights="fashion_mnist")`, trained on 60,000 images of clothes
+# - the last hidden layer of a LeNet-5 trained on the same images as the classifier
+#
+# `LeNet5(weights="mnist")` would be cheating: it was trained on MNIST's training
+# images, from which all digits of this sample are taken, those for validation too. Each
+# kind is divided by its standard deviation, and the classifier has the same
+# regularization.
+
+
+# %%
+def features_of(net, layer="pool2"):
+    """Returns a function that computes the outputs of a layer as vectors."""
+    outputs = zoo.features(net, [layer])
+    return lambda images: outputs.predict(images, verbose=0)[layer].reshape(
+        len(images), -1
+    )
+
+
+def compute_hog(images):
+    cells = {"pixels_per_cell": (4, 4), "cells_per_block": (2, 2)}
+    return np.stack(
+        [hog(image[:, :, 0], **cells) for image in images.astype("float32")]
+    )
+
+
+def trained(images, labels, steps=1000, batch_size=32):
+    """Trains LeNet-5 on few images, with the same number of steps for any number."""
+    net = zoo.LeNet5()
+    net.compile("adam", "sparse_categorical_crossentropy")
+    epochs = steps * batch_size // len(images)
+    net.fit(images, labels, batch_size=batch_size, epochs=epochs, verbose=0)
+    return net
+
+
+EXTRACTORS = {
+    "raw pixels": lambda images: images.reshape(len(images), -1).astype("float32"),
+    "HOG": compute_hog,
+    "random kernels": features_of(zoo.LeNet5()),
+    "kernels learned on clothes": features_of(zoo.LeNet5(weights="fashion_mnist")),
+}
+computed = {name: (f(x_train), f(x_val)) for name, f in EXTRACTORS.items()}
+OWN = "kernels learned on these digits"
+sizes = (100, 400, 1000, 4000)
+accuracies = {name: [] for name in (*computed, OWN)}
+for n in sizes:
+    own = features_of(trained(x_train[:n], y_train[:n]), "dense2")
+    for name, (train, val) in {**computed, OWN: (own(x_train[:n]), own(x_val))}.items():
+        scale = train[:n].std()
+        classifier = LogisticRegression(C=0.1, max_iter=300)
+        classifier.fit(train[:n] / scale, y_train[:n])
+        accuracies[name].append(classifier.score(val / scale, y_val))
+
+print(f"{'training images':32}", *(f"{n:7,}" for n in sizes))
+for name, values in accuracies.items():
+    print(f"{name:32}", *(f"{value:7.1%}" for value in values))
+error = np.sqrt(0.95 * 0.05 / len(y_val))
+print(f"Standard error of an accuracy of 95% on {len(y_val):,} images: {error:.1%}")
+
+figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+for (name, values), color, marker in zip(
+    accuracies.items(), (BLACK, ORANGE, PURPLE, GREEN, BLUE), "osv^D", strict=True
+):
+    axes.plot(sizes, 100 * np.array(values), marker=marker, color=color, label=name)
+axes.set(
+    title="Logistic regression on five kinds of features",
+    xlabel="training images (logarithmic)",
+    ylabel="validation accuracy in percent",
+    xscale="log",
+    xticks=sizes,
+    xticklabels=[f"{n:,}" for n in sizes],
+)
+axes.minorticks_off()
+axes.grid(alpha=0.3)
+axes.legend()
+plt.show()
