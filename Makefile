@@ -3,19 +3,26 @@ PYTHON ?= python3
 VENV ?= .venv
 EXTRAS ?= dev
 TESTS ?= tests
-MARK ?= not endurance and not runtimes and not site
+MARK ?= not endurance and not runtimes and not browser and not site
+PROCESSES ?= auto
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 
-.PHONY: demo test test-backends test-all lint docs site redrawn bench bench-diagnosis clean
+.PHONY: demo play test test-backends test-all lint docs site redrawn bench bench-diagnosis clean
 
 # A tour of about a minute: weights, gradients, a table, a figure, an export.
 demo: $(INSTALLED)
 	$(BIN)/zoo demo
 
+# A page to draw on, at http://localhost:8000. Needs npm, too.
+play:
+	$(MAKE) .venv-play/.installed VENV=.venv-play EXTRAS=sample,onnx
+	.venv-play/bin/python play/prepare.py
+	.venv-play/bin/python -m http.server --directory play --bind 127.0.0.1 8000
+
 # The tests of a change, on TensorFlow.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest $(TESTS) -m '$(MARK)' --numprocesses auto --maxprocesses 4 --dist worksteal
+	$(BIN)/python -m pytest $(TESTS) -m '$(MARK)' --numprocesses $(PROCESSES) --maxprocesses 4 --dist worksteal
 
 # The builders and callbacks on the other two Keras backends.
 BACKEND_TESTS = tests/callbacks tests/zoo/exporting/test_backends.py \
@@ -25,7 +32,7 @@ test-backends:
 	KERAS_BACKEND=torch $(MAKE) test VENV=.venv-torch PACKAGES=torch==2.13.0 TESTS="$(BACKEND_TESTS)"
 
 # Everything, before a release: also kills, hostile requests, workers, Keras' own tests,
-# other runtimes, the oldest versions, every Python version, and the site.
+# other runtimes, the oldest versions, every Python version, the page and the site.
 test-all: lint test test-backends
 	$(MAKE) test MARK='endurance and not alone'
 	$(MAKE) test MARK=alone
@@ -35,6 +42,8 @@ test-all: lint test test-backends
 	KERAS_BACKEND=torch $(MAKE) test VENV=.venv-torch PACKAGES=torch==2.13.0 \
 		MARK=endurance TESTS=tests/callbacks/gradients
 	$(MAKE) test VENV=.venv-runtimes EXTRAS=dev,onnx,litert,openvino MARK=runtimes
+	REQUIRE_BROWSER=1 $(MAKE) test VENV=.venv-browser EXTRAS=dev,onnx,browser \
+		MARK=browser PROCESSES=0
 	$(MAKE) docs
 	$(MAKE) test MARK=site
 
@@ -49,7 +58,7 @@ lint: $(INSTALLED)
 # The tables in README.md and docs/results.csv, the figures in docs/cards/, and the site
 # in site/, with the page to draw on. Needs npm, too.
 docs:
-	$(MAKE) site VENV=.venv-docs EXTRAS=dev,docs,onnx
+	$(MAKE) site VENV=.venv-docs EXTRAS=dev,onnx
 
 site: $(INSTALLED)
 	for name in tables cards models notebooks; do \
@@ -73,6 +82,9 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/training.py
 	$(MAKE) .venv-runtimes/.installed VENV=.venv-runtimes EXTRAS=dev,onnx,litert,openvino
 	PYTHONPATH=tests/helpers .venv-runtimes/bin/python benchmarks/serving.py
+	$(MAKE) .venv-browser/.installed VENV=.venv-browser EXTRAS=dev,onnx,browser
+	.venv-browser/bin/python play/prepare.py
+	PYTHONPATH=tests/helpers .venv-browser/bin/python benchmarks/page.py
 
 # The diagnosis of gradients on networks that did not set its thresholds.
 bench-diagnosis: $(INSTALLED)

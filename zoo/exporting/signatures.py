@@ -10,7 +10,11 @@ from zoo.exporting.decoding import decode_images
 
 
 def signature_functions(
-    model: keras.Model, labels: Sequence[str] | None, is_softmax: bool, form: str | None
+    model: keras.Model,
+    labels: Sequence[str] | None,
+    is_softmax: bool,
+    form: str | None,
+    features: Sequence[str],
 ) -> dict[str, Any]:
     """Traces the signatures that `zoo.export` describes, as concrete functions.
 
@@ -19,19 +23,24 @@ def signature_functions(
     shape = tuple(model.inputs[0].shape[1:])
     accepts_files = len(shape) == 2 or shape[2:] in ((1,), (3,))
     # The same layers with plain tensors: the model may take or return a dict.
-    bare_model = keras.Model(model.inputs[0], model.outputs[0])
+    outputs = {name: model.get_layer(name).output for name in features}
+    outputs["probabilities"] = model.outputs[0]
+    bare_model = keras.Model(model.inputs[0], outputs)
 
-    def predict(pixels: Any) -> Any:
+    def predict(pixels: Any) -> dict[str, Any]:
         # Convolutions fail on an empty batch with an unclear message.
         is_filled = tf.shape(pixels)[0] > 0
         pixels = _checked(pixels, is_filled, "The request holds no images.")
-        scores = tf.cast(bare_model(pixels, training=False), tf.float32)
-        return scores if is_softmax else tf.nn.softmax(scores)
+        outputs = bare_model(pixels, training=False)
+        outputs = {name: tf.cast(x, tf.float32) for name, x in outputs.items()}
+        if not is_softmax:
+            outputs["probabilities"] = tf.nn.softmax(outputs["probabilities"])
+        return outputs
 
     def answer(pixels: Any) -> dict[str, Any]:
-        probabilities = predict(pixels)
-        class_id = tf.argmax(probabilities, axis=-1)
-        outputs = {"probabilities": probabilities, "class_id": class_id}
+        outputs = predict(pixels)
+        class_id = tf.argmax(outputs["probabilities"], axis=-1)
+        outputs["class_id"] = class_id
         if labels is not None:
             outputs["label"] = tf.gather(tf.constant(labels), class_id)
         return outputs
@@ -49,7 +58,8 @@ def signature_functions(
 
     def classify(inputs: Any) -> dict[str, Any]:
         examples = tf.ensure_shape(inputs, (None,))
-        probabilities = predict(_parse_examples(examples, shape, accepts_files, form))
+        pixels = _parse_examples(examples, shape, accepts_files, form)
+        probabilities = predict(pixels)["probabilities"]
         scores, class_ids = tf.math.top_k(probabilities, k=probabilities.shape[1])
         return {"classes": tf.gather(tf.constant(labels), class_ids), "scores": scores}
 

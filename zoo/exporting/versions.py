@@ -31,6 +31,7 @@ from zoo.exporting.serving_files import write_serving_files
 from zoo.files import atomic_write, expand, flush_to_disk, lock
 from zoo.models.blueprint import is_size
 from zoo.models.inspection import ends_in_softmax
+from zoo.models.inspection import features as find_features
 from zoo.models.labels import find_data
 
 
@@ -42,6 +43,7 @@ def export(
     labels: Sequence[str] | None = None,
     format: str = "saved_model",
     from_logits: bool | None = None,
+    features: Sequence[str] = (),
 ) -> pathlib.Path:
     """Exports an image classifier as a numbered version for TF Serving.
 
@@ -80,6 +82,8 @@ def export(
             (`gradzoo[onnx]`). Defaults to `"saved_model"`.
         from_logits: Boolean. `True` if `model` returns logits, `False` if
             probabilities. Defaults to `None`, for what the last layers show.
+        features: Sequence of strings. Names of layers whose outputs the signatures
+            return, too, under these names. Defaults to none.
 
     Returns:
         The folder of the version, `base_path/<version>`.
@@ -105,11 +109,12 @@ def export(
     is_softmax = ends_in_softmax(model) if from_logits is None else not from_logits
     categories, form = find_data(model)
     labels = _check_labels(model, categories if labels is None else labels)
+    layers = _check_features(model, features)
     names = ", ".join(map(repr, FORMATS))
     check_argument(format in FORMATS, "format", format, f"one of {names}")
     runtimes.check_installed(format)
     base = _check_base(base_path, format)
-    arguments = (labels, format, is_softmax, form)
+    arguments = (labels, format, is_softmax, form, layers)
     _choose_target(version, base)  # Raises an error before `base` is made.
     base.mkdir(parents=True, exist_ok=True)
     with lock(base / ".lock"):
@@ -180,6 +185,16 @@ def _check_labels(model: keras.Model, labels: Sequence[str] | None) -> list[str]
     expected = f"a list of {classes} different strings of one line, one per class"
     is_valid = lines == [True] * classes and len(set(names)) == classes
     check_argument(is_valid, "labels", labels, expected)
+    return names
+
+
+def _check_features(model: keras.Model, features: Sequence[str]) -> list[str]:
+    names = list(features)
+    expected = "names of layers other than 'probabilities', 'class_id' and 'label'"
+    is_free = not {"probabilities", "class_id", "label"} & set(names)
+    check_argument(is_free, "features", features, expected)
+    if names:
+        find_features(model, names)  # Raises an error for an unknown name.
     return names
 
 

@@ -38,10 +38,11 @@ def write_version(
     format: str,
     is_softmax: bool,
     form: str | None,
+    features: Sequence[str],
 ) -> None:
     """Writes every file of a version to an empty folder."""
     if format == "saved_model":
-        functions = signature_functions(model, labels, is_softmax, form)
+        functions = signature_functions(model, labels, is_softmax, form, features)
         try:
             _write_saved_model(model, folder, functions)
             write_warmup_requests(folder, functions)
@@ -53,14 +54,14 @@ def write_version(
     else:
         single = in_float32(model)
         known = labels if format in runtimes.FORMATS_WITH_STRINGS else None
-        signatures = signature_functions(single, known, is_softmax, form)
+        signatures = signature_functions(single, known, is_softmax, form, features)
         function = signatures["serving_default"]
         functions = {"serving_default": function}
         with tempfile.TemporaryDirectory() as saved_model:
             _write_saved_model(single, pathlib.Path(saved_model), functions)
             runtimes.write(format, function, saved_model, folder)
     (folder / "labels.txt").write_text("\n".join(labels) + "\n", "utf-8")
-    _write_contract(folder, model, labels, format, form, functions)
+    _write_contract(folder, model, labels, format, form, features, functions)
 
 
 def in_float32(model: keras.Model) -> keras.Model:
@@ -99,6 +100,7 @@ def _write_contract(
     labels: Sequence[str],
     format: str,
     form: str | None,
+    features: Sequence[str],
     functions: Mapping[str, Any],
 ) -> None:
     """Writes `export.json` for the other files of a version and its signatures."""
@@ -109,6 +111,7 @@ def _write_contract(
         "model": model.name,
         "format": format,
         "labels": list(labels),
+        "features": list(features),
         "signatures": signatures,
         "normalization": form,
         "takes_raw_pixels": takes_raw_pixels(model),

@@ -1,0 +1,304 @@
+// Brings a drawing into the form of MNIST: `zoo/data/normalization.py`, ported.
+//
+// The page knows its paper and its ink, so only the search for their colors is left
+// out. A test compares both on the same strokes.
+
+const SIDE = 28; // of the images of MNIST
+const DIGIT_SIDE = 20; // of the box of a digit
+const GRID = 64; // Images are analyzed on a grid of 64x64 points.
+
+const WIDEST_STROKE = 11; // half of it, in points of the grid
+const MNIST_INK = 0.87; // the mean of the ink in MNIST's strokes; 1 is white
+const THIN = 0.06; // Strokes are thin if an erosion leaves this part of their ink.
+const LEAST_CONTRAST = 12; // gray levels; less is noise
+
+/** Converts the opacity of black ink, (height, width) in [0, 255], to 28x28 pixels. */
+export function normalizeDigit(opacity, height, width) {
+  // The distance of the ink from white paper, in the three colors.
+  const ink = matrix(height, width, (i) => Math.sqrt(3) * opacity[i]);
+  const whole = { top: 0, bottom: height, left: 0, right: width };
+  let view = whole;
+  let seen, found;
+  for (let pass = 0; pass < 3; pass++) {
+    seen = view;
+    found = findStrokes(ink, seen);
+    const margin = 0.2 * side(found.box) + 1;
+    view = {
+      top: Math.max(found.box.top - margin, 0),
+      bottom: Math.min(found.box.bottom + margin, height),
+      left: Math.max(found.box.left - margin, 0),
+      right: Math.min(found.box.right + margin, width),
+    };
+  }
+  const { box } = found;
+  const step = side(box) / DIGIT_SIDE;
+  const digit = drawDigit(ink, seen, found, step, 0, 0);
+
+  const middle = SIDE / 2;
+  const mass = Math.max(sum(digit), 1e-6);
+  const meanRow = sum(map(digit, (x, i) => x * Math.floor(i / SIDE))) / mass;
+  const meanColumn = sum(map(digit, (x, i) => x * (i % SIDE))) / mass;
+  const mostDown = middle - (box.bottom - box.top) / step / 2;
+  const mostRight = middle - (box.right - box.left) / step / 2;
+  const down = clip(round(middle - meanRow), -mostDown, mostDown);
+  const right = clip(round(middle - meanColumn), -mostRight, mostRight);
+  const centered = drawDigit(ink, seen, found, step, down, right);
+  return Uint8Array.from(centered.data, (x) => round(255 * x));
+}
+
+function drawDigit(ink, seen, { box, background, strokes, black }, step, down, right) {
+  const top = (box.top + box.bottom) / 2 - (SIDE / 2 + down) * step;
+  const left = (box.left + box.right) / 2 - (SIDE / 2 + right) * step;
+  const frame = { top, bottom: top + SIDE * step, left, right: left + SIDE * step };
+  const inner = zoom(seen, frame);
+  const around = resample(background, inner, SIDE);
+  const levels = map(resample(ink, frame, SIDE), (x, i) => x - around.data[i]);
+  const near = map(resample(strokes, inner, SIDE), (x) => Math.min(2 * x, 1));
+  const { high } = otsu(map(levels, (x, i) => x * near.data[i]));
+  const contrast = Math.max((high - black) / MNIST_INK, LEAST_CONTRAST);
+  const share = (x) => clip((x - black) / contrast, 0, 1);
+  return thicken(map(levels, (x, i) => share(x) * near.data[i]));
+}
+
+/** Finds the box of the strokes in a part of an image, and what surrounds them. */
+function findStrokes(ink, view) {
+  const levels = resample(ink, view, GRID);
+  // An opening removes what is narrower than its window, the strokes.
+  const eroded = erode(filter(SMOOTH, levels), WIDEST_STROKE);
+  const background = dilate(eroded, WIDEST_STROKE);
+  const rest = map(levels, (x, i) => x - background.data[i]);
+  const { threshold, low, high } = otsu(rest);
+  const share = map(rest, (x) => clip((x - low) / Math.max(high - low, 1e-3), 0, 1));
+  const mask = map(filter(SMOOTH, share), (x) => (x > 0.35 ? 1 : 0));
+  // The strokes are those that gaps of a few points connect to the most of ink.
+  const likely = map(
+    filter(BLUR, share),
+    (x, i) => x * CENTRAL.data[i] * mask.data[i],
+  );
+  const reach = dilate(mask, 3);
+  const most = max(likely);
+  const strokes = grow(map(likely, (x) => (x >= most ? 1 : 0)), reach);
+  const paper = rest.data.filter((x) => x < threshold);
+  const squares = paper.reduce((total, x) => total + (x - low) ** 2, 0);
+  const deviation = Math.sqrt(squares / Math.max(paper.length, 1));
+  const black = low + Math.min(2 * deviation, 0.3 * (high - low));
+  const inked = map(mask, (x, i) => x * strokes.data[i]);
+  return { box: bounds(inked, view), background, strokes, black };
+}
+
+/** Adds the points of `reach` that gaps of at most one point separate, again and again. */
+function grow(seeds, reach) {
+  const found = map(seeds, (x, i) => x * reach.data[i]);
+  const open = [...found.data.keys()].filter((i) => found.data[i] > 0);
+  while (open.length) {
+    const place = open.pop();
+    const [row, column] = [Math.floor(place / GRID), place % GRID];
+    for (let y = Math.max(row - 2, 0); y <= Math.min(row + 2, GRID - 1); y++) {
+      for (let x = Math.max(column - 2, 0); x <= Math.min(column + 2, GRID - 1); x++) {
+        const next = y * GRID + x;
+        if (!reach.data[next] || found.data[next]) continue;
+        found.data[next] = 1;
+        open.push(next);
+      }
+    }
+  }
+  return found;
+}
+
+/** Widens strokes that are thinner than nearly all in MNIST. */
+function thicken(digit) {
+  const part = sum(erode(digit, 1)) / Math.max(sum(digit), 1e-6);
+  const amount = 0.6 * Math.max(1 - part / THIN, 0);
+  const across = transpose(dilateRows(transpose(digit), 1));
+  const along = dilateRows(digit, 1);
+  return map(digit, (x, i) =>
+    Math.max(x, amount * Math.max(along.data[i], across.data[i])),
+  );
+}
+
+/** Returns the threshold between two classes of values, and the mean of each. */
+function otsu({ data }) {
+  const values = Float64Array.from(data).sort();
+  const total = values.reduce((a, b) => a + b, 0);
+  let most = -1;
+  let best = [];
+  for (let below = 1, partial = 0; below < values.length; below++) {
+    partial += values[below - 1];
+    const above = values.length - below;
+    const low = partial / below;
+    const high = (total - partial) / above;
+    const between = below * above * (high - low) ** 2;
+    if (between > most) best = [];
+    if (between >= most) best.push({ threshold: values[below - 1], low, high });
+    most = Math.max(most, between);
+  }
+  const mean = (name) => best.reduce((a, b) => a + b[name], 0) / best.length;
+  return { threshold: mean("threshold"), low: mean("low"), high: mean("high") };
+}
+
+/** Resizes a part of an image bilinearly to a square, with antialiasing. */
+function resample(image, box, points) {
+  const rows = weights(box.top, box.bottom, points, image.rows);
+  const columns = weights(box.left, box.right, points, image.columns);
+  return multiplyTransposed(multiply(rows, image), columns);
+}
+
+function weights(start, stop, points, length) {
+  const step = (stop - start) / points;
+  const reach = Math.max(step, 1);
+  const near = matrix(points, length, (i) => {
+    const place = start + (Math.floor(i / length) + 0.5) * step;
+    const distance = Math.abs(place - ((i % length) + 0.5));
+    return Math.max(1 - distance / reach, 0);
+  });
+  const sums = multiply(near, matrix(length, 1, () => 1)).data;
+  return map(near, (x, i) => x && x / Math.max(sums[Math.floor(i / length)], 1e-6));
+}
+
+/** Returns the box of the ones in a mask that covers `view`, or else `view`. */
+function bounds(mask, view) {
+  const ones = [...mask.data.keys()].filter((i) => mask.data[i] > 0);
+  if (!ones.length) return view;
+  const rows = ones.map((i) => Math.floor(i / GRID));
+  const columns = ones.map((i) => i % GRID);
+  const height = (view.bottom - view.top) / GRID;
+  const width = (view.right - view.left) / GRID;
+  return {
+    top: view.top + Math.min(...rows) * height,
+    bottom: view.top + (Math.max(...rows) + 1) * height,
+    left: view.left + Math.min(...columns) * width,
+    right: view.left + (Math.max(...columns) + 1) * width,
+  };
+}
+
+/** Converts a box in pixels to the points of a grid that covers `view`. */
+function zoom(view, box) {
+  const y = GRID / (view.bottom - view.top);
+  const x = GRID / (view.right - view.left);
+  return {
+    top: (box.top - view.top) * y,
+    bottom: (box.bottom - view.top) * y,
+    left: (box.left - view.left) * x,
+    right: (box.right - view.left) * x,
+  };
+}
+
+/** Returns the maximum of each square of `2 * radius + 1` points. */
+function dilate(image, radius) {
+  return transpose(dilateRows(transpose(dilateRows(image, radius)), radius));
+}
+
+function erode(image, radius) {
+  return map(dilate(map(image, (x) => -x), radius), (x) => -x);
+}
+
+function dilateRows({ rows, columns, data }, radius) {
+  const length = (rows + 2 * radius) * columns;
+  const values = new Float64Array(length).fill(-Infinity);
+  values.set(data, radius * columns);
+  const wanted = 2 * radius + 1;
+  for (let window = 1, shift; window < wanted; window += shift) {
+    shift = Math.min(window, wanted - window);
+    const offset = shift * columns;
+    for (let i = 0; i < length - offset; i++) {
+      if (values[i + offset] > values[i]) values[i] = values[i + offset];
+    }
+  }
+  return { rows, columns, data: values.subarray(0, rows * columns) };
+}
+
+function side(box) {
+  return Math.max(box.bottom - box.top, box.right - box.left);
+}
+
+function clip(x, low, high) {
+  return Math.min(Math.max(x, low), high);
+}
+
+/** Rounds halves to the even number, as NumPy does. */
+function round(x) {
+  const low = Math.floor(x);
+  return x - low === 0.5 ? low + (low & 1) : Math.round(x);
+}
+
+// Matrices hold their values row by row.
+
+function matrix(rows, columns, value) {
+  const data = new Float64Array(rows * columns);
+  for (let i = 0; i < data.length; i++) data[i] = value(i);
+  return { rows, columns, data };
+}
+
+function map({ rows, columns, data }, change) {
+  return matrix(rows, columns, (i) => change(data[i], i));
+}
+
+function sum({ data }) {
+  return data.reduce((total, x) => total + x, 0);
+}
+
+function max({ data }) {
+  return data.reduce((most, x) => Math.max(most, x), -Infinity);
+}
+
+function transpose({ rows, columns, data }) {
+  const turned = new Float64Array(data.length);
+  for (let row = 0, i = 0; row < rows; row++) {
+    for (let column = 0; column < columns; column++, i++) {
+      turned[column * rows + row] = data[i];
+    }
+  }
+  return { rows: columns, columns: rows, data: turned };
+}
+
+// Most weights of a small window are zero: products leave them out.
+
+/** Returns the product of weights and values. */
+function multiply(weights, values) {
+  const [rows, inner, columns] = [weights.rows, weights.columns, values.columns];
+  const [factors, data] = [weights.data, values.data];
+  const product = new Float64Array(rows * columns);
+  for (let i = 0; i < rows * inner; i++) {
+    const factor = factors[i];
+    if (factor === 0) continue;
+    let to = Math.floor(i / inner) * columns;
+    const from = (i % inner) * columns;
+    for (let j = from; j < from + columns; j++) product[to++] += factor * data[j];
+  }
+  return { rows, columns, data: product };
+}
+
+/** Returns the product of values and transposed weights. */
+function multiplyTransposed(values, weights) {
+  const [rows, inner, columns] = [values.rows, values.columns, weights.rows];
+  const [factors, data] = [weights.data, values.data];
+  const product = new Float64Array(rows * columns);
+  for (let i = 0; i < columns * inner; i++) {
+    const factor = factors[i];
+    if (factor === 0) continue;
+    let from = i % inner;
+    const last = rows * columns;
+    for (let j = Math.floor(i / inner); j < last; j += columns, from += inner) {
+      product[j] += factor * data[from];
+    }
+  }
+  return { rows, columns, data: product };
+}
+
+function filter(kernel, image) {
+  return multiplyTransposed(multiply(kernel, image), kernel);
+}
+
+function smoothing(sigma) {
+  const kernel = matrix(GRID, GRID, (i) => {
+    const distance = (Math.floor(i / GRID) - (i % GRID)) / sigma;
+    return Math.fround(Math.exp(-0.5 * distance ** 2));
+  });
+  const sums = multiply(kernel, matrix(GRID, 1, () => 1)).data;
+  return map(kernel, (x, i) => x / sums[Math.floor(i / GRID)]);
+}
+
+const SMOOTH = smoothing(0.7);
+const BLUR = smoothing(GRID / 10);
+const sine = (place) => Math.sin((Math.PI * (place + 0.5)) / GRID);
+const CENTRAL = matrix(GRID, GRID, (i) => sine(Math.floor(i / GRID)) * sine(i % GRID));
