@@ -331,3 +331,17 @@ def test_example(function, tmp_path, monkeypatch):
     assert example.examples
     assert doctest.DocTestRunner().run(example).failed == 0
     assert (tmp_path / "serving" / "lenet5" / "1").is_dir()
+
+
+def test_features(tmp_path):
+    model = zoo.LeNet5(weights="mnist")
+    images = np.arange(2 * 784).reshape(2, 28, 28, 1) % 256
+    names = ["pool1", "dense2"]
+    exported = zoo.load_exported(zoo.export(model, tmp_path, features=names))
+    answer = exported.predict(images)
+    for name, expected in zoo.features(model, names)(images).items():
+        np.testing.assert_allclose(answer[name], expected, 1e-5, 1e-5)
+    with pytest.raises(ValueError, match="has no layer 'pool9'"):
+        zoo.export(model, tmp_path, features=["pool9"])
+    with pytest.raises(ValueError, match="other than 'probabilities'"):
+        zoo.export(model, tmp_path, features=["label"])
