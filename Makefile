@@ -8,7 +8,8 @@ PROCESSES ?= auto
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 
-.PHONY: demo play test test-backends test-all lint docs site redrawn bench bench-diagnosis clean
+.PHONY: demo play test test-backends test-all lint docs site redrawn results bench bench-diagnosis \
+	clean
 
 # A tour of about a minute: weights, gradients, a table, a figure, an export.
 demo: $(INSTALLED)
@@ -26,7 +27,7 @@ test: $(INSTALLED)
 
 # The builders and callbacks on the other two Keras backends.
 BACKEND_TESTS = tests/callbacks tests/zoo/exporting/test_backends.py \
-	$(patsubst %,tests/zoo/models/test_%.py,blueprint convnet inspection mlp)
+	$(patsubst %,tests/zoo/models/test_%.py,blueprint convnet inspection lenet1998 mlp)
 test-backends:
 	KERAS_BACKEND=jax $(MAKE) test VENV=.venv-jax PACKAGES=jax TESTS="$(BACKEND_TESTS)"
 	KERAS_BACKEND=torch $(MAKE) test VENV=.venv-torch PACKAGES=torch==2.13.0 TESTS="$(BACKEND_TESTS)"
@@ -69,6 +70,11 @@ site: $(INSTALLED)
 # The accuracy on digits as people draw them, for the cards.
 redrawn: $(INSTALLED)
 	$(BIN)/python benchmarks/redrawn_digits.py
+
+# The results of papers, on the full data, in docs/results/: hours, but resumable.
+results: $(INSTALLED)
+	for name in schoenholz2017 glorot2010 lenet1998; do \
+		$(BIN)/python docs/results/$$name.py || exit; done
 
 # Every figure that README.md and docs/ quote.
 bench: $(INSTALLED)

@@ -16,6 +16,7 @@ from .models.inspection import decode_predictions as decode_predictions
 from .models.inspection import features as features
 from .models.inspection import preprocess_input as preprocess_input
 from .models.labels import read_images as read_images
+from .models.lenet1998 import LeNet1998 as LeNet1998
 from .models.mlp import DeepMLP as DeepMLP
 from .models.mlp import ShallowMLP as ShallowMLP
 from .models.registry import create as create

@@ -330,21 +330,26 @@ STYLES = {
     "residual paths": ("#0072B2", "X", "-"),
     "fewer, wider layers: DeepMLP()": ("#0072B2", "o", ":"),
 }
-figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
-for name, profile in profiles.items():
-    color, marker, line = STYLES[name]
-    label = name if name.startswith("sigmoid") else f"+ {name}"
-    hidden = range(1, len(profile) + 1)
-    axes.plot(hidden, profile, line, color=color, marker=marker, ms=5, label=label)
-axes.set(
-    title="Each trick and the gradient at the first step",
-    xlabel="hidden layer, from the input to the output",
-    ylabel="norm of the layer's gradient",
-    yscale="log",
-    xticks=(1, *range(5, DEPTH + 1, 5)),
-)
-axes.grid(alpha=0.3)
-axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+rows = list(profiles)
+figure, axes = plt.subplots(1, 2, figsize=(11, 4.8), layout="constrained")
+titles = ("Initialization and activation", "Normalization and residual paths")
+# He's weights are in both panels: note the different scales.
+for axis, title, names in zip(axes, titles, (rows[:5], rows[4:]), strict=True):
+    for name in names:
+        color, marker, line = STYLES[name]
+        profile = profiles[name]
+        hidden = range(1, len(profile) + 1)
+        axis.plot(hidden, profile, line, color=color, marker=marker, ms=5, label=name)
+    axis.set(
+        title=title,
+        xlabel="hidden layer, from the input to the output",
+        ylabel="norm of the gradient at the first step",
+        yscale="log",
+        xticks=(1, *range(5, DEPTH + 1, 5)),
+    )
+    axis.grid(alpha=0.3)
+axes[0].legend(loc="lower right")
+axes[1].legend(loc="upper right")
 plt.show()
 
 # %% [markdown]

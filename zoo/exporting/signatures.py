@@ -1,6 +1,6 @@
 """The graph that TF Serving runs, from the pixels of a request to the label."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -22,12 +22,21 @@ def signature_functions(
     """
     shape = tuple(model.inputs[0].shape[1:])
     accepts_files = len(shape) == 2 or shape[2:] in ((1,), (3,))
-    predict = _predictor(model, is_softmax, features)
+    bare_model = _name_outputs(model, features)
+
+    def predict(pixels: Any) -> dict[str, Any]:
+        # Convolutions fail on an empty batch with an unclear message.
+        is_filled = tf.shape(pixels)[0] > 0
+        pixels = _checked(pixels, is_filled, "The request holds no images.")
+        outputs = bare_model(pixels, training=False)
+        outputs = {name: tf.cast(x, tf.float32) for name, x in outputs.items()}
+        if not is_softmax:
+            outputs["probabilities"] = tf.nn.softmax(outputs["probabilities"])
+        return outputs
 
     def answer(pixels: Any) -> dict[str, Any]:
         outputs = predict(pixels)
-        class_id = tf.argmax(outputs["probabilities"], axis=-1)
-        outputs["class_id"] = class_id
+        class_id = outputs["class_id"] = tf.argmax(outputs["probabilities"], axis=-1)
         if labels is not None:
             outputs["label"] = tf.gather(tf.constant(labels), class_id)
         return outputs
@@ -67,26 +76,11 @@ def signature_functions(
     }
 
 
-def _predictor(
-    model: keras.Model, is_softmax: bool, features: Sequence[str]
-) -> Callable[[Any], dict[str, Any]]:
-    """Returns a function from pixels to the probabilities and the layers' outputs."""
-    # The same layers with plain tensors: the model may take or return a dict.
+def _name_outputs(model: keras.Model, features: Sequence[str]) -> keras.Model:
+    """Returns the same layers with plain tensors, from one input to outputs by name."""
     outputs = {name: model.get_layer(name).output for name in features}
-    outputs["probabilities"] = model.outputs[0]
-    bare_model = keras.Model(model.inputs[0], outputs)
-
-    def predict(pixels: Any) -> dict[str, Any]:
-        # Convolutions fail on an empty batch with an unclear message.
-        is_filled = tf.shape(pixels)[0] > 0
-        pixels = _checked(pixels, is_filled, "The request holds no images.")
-        outputs = bare_model(pixels, training=False)
-        outputs = {name: tf.cast(x, tf.float32) for name, x in outputs.items()}
-        if not is_softmax:
-            outputs["probabilities"] = tf.nn.softmax(outputs["probabilities"])
-        return outputs
-
-    return predict
+    # The model may take or return a dict.
+    return keras.Model(model.inputs[0], outputs | {"probabilities": model.outputs[0]})
 
 
 def _parse_examples(

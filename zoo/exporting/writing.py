@@ -21,6 +21,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import fingerprint_pb2
 
 import zoo
+import zoo.models.lenet1998  # It registers its layers.
 from zoo.exporting import runtimes
 from zoo.exporting.decoding import PREPROCESSING
 from zoo.exporting.loading import list_files

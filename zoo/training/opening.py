@@ -40,6 +40,7 @@ def load_model(target: PathLike, *, safe_mode: bool = True) -> "keras.Model":
         return create(card.model, weights=card)
     import keras
 
+    import zoo.models.lenet1998  # noqa: F401  registers layers
     from zoo.models.labels import describe_data, find_data
 
     path = trained_file(target)
