@@ -68,8 +68,7 @@ def signature_functions(
         files = tf.TensorSpec((None,), tf.string, "image_bytes")
         functions["serving_bytes"] = (answer_files, files)
     if labels is not None:
-        examples = tf.TensorSpec((None,), tf.string, "inputs")
-        functions["classify"] = (classify, examples)
+        functions["classify"] = classify, tf.TensorSpec((None,), tf.string, "inputs")
     return {
         name: tf.function(function, autograph=False).get_concrete_function(spec)
         for name, (function, spec) in functions.items()
