@@ -102,7 +102,7 @@ def DeepMLP(
     """Builds a multilayer perceptron with many hidden layers.
 
     Without normalization and residual paths, the gradient of a sigmoid net vanishes:
-    each layer multiplies it by at most 1/4, and the first layers hardly learn.
+    the slope of a sigmoid is at most 1/4, and the first layers hardly learn.
 
     Reference:
     - [Glorot and Bengio, 2010](https://proceedings.mlr.press/v9/glorot10a.html):
