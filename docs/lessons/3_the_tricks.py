@@ -261,11 +261,12 @@ for name, matrix in [("f(x)", plain), ("x + f(x)", residual)]:
 # ## One change at a time
 #
 # Now all of this in a net that learns. The start is a net of 20 sigmoid layers with
-# classical weights. Each row of the table adds one change to the row before, and keeps
-# all earlier ones. The last row is `zoo.DeepMLP()` with its default arguments.
-# `GradientNorms` records the norm of each layer's gradient, over its weights and
-# biases. The table shows this norm at the first step: that of the first hidden layer,
-# and its ratio to that of the last one. After four epochs, it shows the accuracy.
+# classical weights. Each row of the table makes one change to the net of the row
+# before, and keeps the earlier ones. The last row is `zoo.DeepMLP()` with its default
+# arguments. `GradientNorms` records the norm of each layer's gradient, over its weights
+# and biases. The table shows this norm at the first step: that of the first hidden
+# layer, and its ratio to that of the last one. After four epochs, it shows the
+# accuracy.
 
 # %%
 train = zoo.load_dataset("digits-sample", "train", as_="numpy")
@@ -365,9 +366,8 @@ plt.show()
 #   gradient of a bias is the error alone, and dominates in the last layers. The ratio
 #   does not show all of this. Look at the norm, too.
 # - **He's weights** raise the whole line.
-# - **Layer normalization** keeps the line flat. A good norm at the first step is not
-#   enough for a good accuracy, as the table shows.
-# - **Batch normalization** makes the gradient *grow* toward the input. The next cell
+# - **Layer normalization** keeps the line flat.
+# - **Batch normalization** makes the gradient *grow* toward the input. The next section
 #   explains the growth.
 # - **Residual paths** limit this growth: the sum of many blocks changes little from one
 #   block to the next.

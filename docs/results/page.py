@@ -37,7 +37,7 @@ def write_csv(path: pathlib.Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def read_csv(path: pathlib.Path) -> list[dict[str, float]]:
-    """Reads the numbers of a log, one dict per line, without the optimizer's name."""
+    """Reads a log as one dict of numbers per line; values that are missing are NaN."""
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    return [{k: float(v) for k, v in row.items() if k != "optimizer"} for row in rows]
+    return [{k: float(v.replace("NA", "nan")) for k, v in x.items()} for x in rows]

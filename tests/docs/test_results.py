@@ -142,12 +142,16 @@ def test_grid_of_networks(script, data, tmp_path, monkeypatch):
 def test_lenet(script, data, tmp_path):
     options = {"distortions": script.DISTORTIONS, "validation": data, "verbose": 0}
     model, log = script.train(data, 2, tmp_path / "run", **options)
+    assert np.isfinite([*log[1].values()]).all()
     assert [row["epoch"] for row in log] == [0, 1]
     assert log[1]["val_loss"] < log[0]["val_loss"]
     again, same = script.train(data, 2, tmp_path / "run", **options)
     assert same == log
     for a, b in zip(model.get_weights(), again.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
+    options["validation"] = None
+    _, log = script.train(data, 1, tmp_path / "all", **options)
+    assert np.isnan(log[0]["val_accuracy"])
     curves = {
         name: [{"epoch": 0, "accuracy": 0.5, "val_accuracy": 0.4}]
         for name in script.EXPERIMENTS
