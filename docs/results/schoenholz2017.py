@@ -214,9 +214,8 @@ def draw(rows: list[dict[str, str]], path: pathlib.Path) -> None:
 
 def summary(rows: list[dict[str, str]]) -> str:
     """Returns the table of predicted and trained depths."""
-    lines = [
-        ["activation", "variance", "depth scale", "6 depth scales", "trained up to"]
-    ]
+    header = "activation", "variance", "depth scale", "6 depth scales", "trained up to"
+    lines = [[*header, "in depth scales"]]
     for activation in dict.fromkeys(row["activation"] for row in rows):
         depths, variances, grid = accuracies(rows, activation)
         for variance, column in zip(variances, grid.T, strict=True):
@@ -225,7 +224,7 @@ def summary(rows: list[dict[str, str]]) -> str:
             reached = f"{depth}{' or more' if depth == depths[-1] else ''}"
             scales = (f"{scale:.1f}", f"{6 * scale:.0f}")
             figures = f"{variance:.2f}", *(x.replace("inf", "∞") for x in scales)
-            lines.append([activation, *figures, reached])
+            lines.append([activation, *figures, reached, f"{depth / scale:.1f}"])
     return page.table(lines)
 
 
