@@ -7,8 +7,6 @@ import subprocess
 import numpy as np
 import pytest
 import yaml
-from paths import ROOT
-from PIL import Image
 
 from zoo.exporting.serving_files import SERVER_IMAGE, served_name
 
@@ -85,12 +83,3 @@ def test_health_check_of_the_compose_file(serving, here):
     assert subprocess.run([program, option, script], timeout=20).returncode == 0
     script = script.replace(f"/v1/models/{serving.model}", "/v1/models/other")
     assert subprocess.run([program, option, script], timeout=20).returncode != 0
-
-
-def test_the_block_of_the_projects_readme(here, capsys):
-    readme = ROOT / "README.md"
-    pattern = r"### Ask a server\n+```python\n(.*?)```"
-    [code] = re.findall(pattern, readme.read_text("utf-8"), re.DOTALL)
-    Image.new("L", (40, 30)).save("digit.jpg")
-    exec(compile(here(code), "README.md", "exec"), {"__name__": "__main__"})
-    assert re.fullmatch(r"\['\d'\]\n", capsys.readouterr().out)
