@@ -1,7 +1,7 @@
 """Reproduces the gradients of Glorot and Bengio, 2010, in full.
 
-Initialises an MLP of five tanh layers of 1,000 units as the paper does, by the standard
-and by the normalised heuristic. Measures the gradients at initialisation against the
+Initializes an MLP of five tanh layers of 1,000 units as the paper does, by the standard
+and by the normalized heuristic. Measures the gradients at initialization against the
 paper's equations, then trains both networks on MNIST while `GradientNorms` records
 them. A run that was interrupted is resumed. Writes glorot2010.md, .csv and .png.
 """
@@ -25,9 +25,9 @@ LAYERS = [f"dense{i}" for i in range(1, DEPTH + 1)]
 # sqrt(n + m), which is Glorot's uniform initializer, has 2 / (n + m).
 HEURISTICS = {
     "standard": keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform"),
-    "normalised": keras.initializers.GlorotUniform(),
+    "normalized": keras.initializers.GlorotUniform(),
 }
-PAPER_ERROR = {"standard": 1.76, "normalised": 1.64}  # Table 1: MNIST, tanh.
+PAPER_ERROR = {"standard": 1.76, "normalized": 1.64}  # Table 1: MNIST, tanh.
 
 
 def build(heuristic: str, units: int = UNITS) -> keras.Model:
@@ -144,12 +144,12 @@ def deviations(norms: GradientNorms, units: int = UNITS) -> dict[str, np.ndarray
 
 
 def draw(starts: dict, trained: dict, path: pathlib.Path) -> None:
-    """Draws the paper's figures: histograms at initialisation, and training."""
+    """Draws the paper's figures: histograms at initialization, and training."""
     figure, axes = pyplot.subplots(
         2, 2, figsize=(11, 7), sharex="row", sharey="row", layout="constrained"
     )
     colors = pyplot.colormaps["viridis"](np.linspace(0, 0.9, DEPTH))
-    limit = 4 * starts["normalised"][0]["delta"][-1].std()
+    limit = 4 * starts["normalized"][0]["delta"][-1].std()
     for column, name in enumerate(HEURISTICS):
         histograms, curves = axes[:, column]
         gradients = starts[name][0]["delta"]
@@ -162,8 +162,8 @@ def draw(starts: dict, trained: dict, path: pathlib.Path) -> None:
             steps = len(values) // window * window
             medians = np.median(values[:steps].reshape(-1, window), axis=1)
             curves.semilogy(np.arange(len(medians)) * window, medians, color=color)
-        histograms.set(title=f"{name} initialisation", yscale="log")
-        histograms.set(xlabel="back-propagated gradient at initialisation")
+        histograms.set(title=f"{name} initialization", yscale="log")
+        histograms.set(xlabel="back-propagated gradient at initialization")
         curves.set(xlabel="step of training")
     axes[0, 0].set(ylabel="density")
     axes[1, 0].set(ylabel="standard deviation\nof the weights' gradients")
@@ -174,12 +174,12 @@ def draw(starts: dict, trained: dict, path: pathlib.Path) -> None:
 
 def main(epochs: int = 10) -> None:
     starts = at_start()
-    predictions = [["variance of", "initialisation", "predicted", "measured"]]
-    results = [["initialisation", "test error, paper", "test error, here", "spread"]]
+    predictions = [["variance of", "initialization", "predicted", "measured"]]
+    results = [["initialization", "test error, paper", "test error, here", "spread"]]
     numbers, trained = [], {}
     for name, (_, rows) in starts.items():
         for row in rows:
-            numbers.append({"initialisation": name, **row})
+            numbers.append({"initialization": name, **row})
             figures = f"{row['predicted']:.4f}", f"{row['measured']:.4f}"
             predictions.append([row["ratio"], name, *figures])
         report = train(name, page.RUNS / f"glorot2010-{name}", epochs=epochs)

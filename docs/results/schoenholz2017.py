@@ -19,6 +19,7 @@ import zoo
 
 BIAS_VARIANCE = 0.05
 WIDTH, STEPS, BATCH = 300, 300, 32
+COMPILED = True  # By XLA: this takes longer than a few steps, but not than hundreds.
 LEARNING_RATE = {"tanh": 0.01, "relu": 0.01}
 DEPTHS = (5, 10, 15, 20, 30, 40, 60, 80, 100)
 VARIANCES = {
@@ -103,13 +104,13 @@ def build(activation: str, depth: int, width: int = WIDTH) -> keras.Model:
         input_shape=(784,),
     )
     optimizer = keras.optimizers.SGD(LEARNING_RATE[activation])
-    options = {"metrics": ["accuracy"], "jit_compile": True}
+    options = {"metrics": ["accuracy"], "jit_compile": COMPILED}
     loss = keras.losses.SparseCategoricalCrossentropy()
     model.compile(optimizer, loss, **options)
     return model
 
 
-def initialise(model: keras.Model, variance: float, seed: int = 0) -> None:
+def initialize(model: keras.Model, variance: float, seed: int = 0) -> None:
     """Draws weights of variance `variance` / fan-in and biases of BIAS_VARIANCE."""
     rng = np.random.default_rng(seed)
     weights = []
@@ -121,7 +122,7 @@ def initialise(model: keras.Model, variance: float, seed: int = 0) -> None:
 
 def train(model: keras.Model, variance: float, data: Any, steps: int = STEPS) -> float:
     """Trains a network anew; returns its accuracy on images that it trained on."""
-    initialise(model, variance)
+    initialize(model, variance)
     x, y = data
     n = steps * BATCH
     model.fit(x[:n], y[:n], BATCH, epochs=1, shuffle=False, verbose=0)

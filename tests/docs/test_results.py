@@ -57,7 +57,7 @@ def test_pages_have_their_results(name):
 @of("glorot2010")
 def test_glorot_at_start(script, data):
     results = script.at_start(units=200, images=200, data=data)
-    for name, factor in (("standard", (1 / 3) ** 4), ("normalised", 1)):
+    for name, factor in (("standard", (1 / 3) ** 4), ("normalized", 1)):
         found, rows = results[name]
         assert [len(found[key]) for key in ("z", "delta", "dw")] == [5, 5, 5]
         expected = [row["predicted"] for row in rows]
@@ -89,10 +89,10 @@ def test_glorot_in_training(script, data, tmp_path):
     again = script.train(name, tmp_path / name, **options)
     same = script.deviations(again.gradient_norms, units=20)
     np.testing.assert_array_equal(same["dense2"], trained[name]["dense2"])
-    assert list(trained["normalised"]) == script.LAYERS
-    assert {len(values) for values in trained["normalised"].values()} == {4}
-    gradient = script.propagate(script.build("normalised", 20), *data)["dw"][2]
-    assert trained["normalised"]["dense3"][0] == pytest.approx(gradient.std(), rel=0.5)
+    assert list(trained["normalized"]) == script.LAYERS
+    assert {len(values) for values in trained["normalized"].values()} == {4}
+    gradient = script.propagate(script.build("normalized", 20), *data)["dw"][2]
+    assert trained["normalized"]["dense3"][0] == pytest.approx(gradient.std(), rel=0.5)
     starts = script.at_start(units=200, images=50, data=data)
     script.draw(starts, trained, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 10_000
@@ -117,6 +117,7 @@ def test_mean_field_theory(script):
 @of("schoenholz2017")
 def test_grid_of_networks(script, data, tmp_path, monkeypatch):
     monkeypatch.setattr(script, "BATCH", 10)
+    monkeypatch.setattr(script, "COMPILED", False)
     x = script.prepare(data[0])
     np.testing.assert_allclose((x**2).mean(1), 1, rtol=1e-4)
     grid = {"depths": (1,), "width": 16, "steps": 4}
