@@ -71,7 +71,7 @@ site: $(INSTALLED)
 redrawn: $(INSTALLED)
 	$(BIN)/python benchmarks/redrawn_digits.py
 
-# The results of papers, on the full data, in docs/results/: hours, but resumable.
+# The results of papers, on all of MNIST, in docs/results/: hours, but resumable.
 results: $(INSTALLED)
 	for name in schoenholz2017 glorot2010 lenet1998; do \
 		$(BIN)/python docs/results/$$name.py || exit; done

@@ -19,6 +19,7 @@ export class Pad {
     this.changed = changed;
     this.context = canvas.getContext("2d", { willReadFrequently: true });
     this.strokes = [];
+    this.pointer = -1;
     this.place = [SIDE / 2, SIDE / 2];
     this.isPenDown = false;
     canvas.addEventListener("pointerdown", (event) => this.#press(event));
@@ -40,6 +41,10 @@ export class Pad {
 
   replace(strokes, event) {
     this.strokes = strokes;
+    // A stroke that is being drawn ends.
+    if (this.canvas.hasPointerCapture(this.pointer)) {
+      this.canvas.releasePointerCapture(this.pointer);
+    }
     this.#lift();
     this.#draw(event);
   }
@@ -54,7 +59,8 @@ export class Pad {
 
   #press(event) {
     if (event.button !== 0 || !event.isPrimary) return;
-    this.canvas.setPointerCapture(event.pointerId);
+    this.pointer = event.pointerId;
+    this.canvas.setPointerCapture(this.pointer);
     this.#lift();
     this.strokes.push([this.#placeOf(event)]);
     this.#draw(event);

@@ -24,15 +24,20 @@ async function update(event) {
   if (isRunning) return;
   isRunning = true;
   byId("answers").ariaBusy = true;
-  while (latest) {
-    const { timeStamp } = latest;
-    latest = null;
-    await answer();
-    measure(timeStamp);
-    await new Promise(requestAnimationFrame);
+  try {
+    while (latest) {
+      const { timeStamp } = latest;
+      latest = null;
+      await answer();
+      measure(timeStamp);
+      await new Promise(requestAnimationFrame);
+    }
+  } catch (error) {
+    byId("problem").textContent = `The networks cannot answer. ${error.message}`;
+  } finally {
+    isRunning = false;
+    byId("answers").ariaBusy = false;
   }
-  isRunning = false;
-  byId("answers").ariaBusy = false;
 }
 
 async function answer() {

@@ -45,11 +45,11 @@ async function openModel(title, file, contract) {
     throw new Error(`${title} must take images of 28x28 pixels. Received: ${shape}.`);
   }
   const session = await ort.InferenceSession.create(new Uint8Array(file));
-  const layers = contract.features.map((name) => ({
+  const layers = (contract.features ?? []).map((name) => ({
     name,
     shape: outputs[name].shape.slice(1),
   }));
-  const names = ["probabilities", ...contract.features];
+  const names = ["probabilities", ...layers.map((layer) => layer.name)];
 
   /** Returns the probabilities, and the outputs of the layers in their order. */
   async function run(pixels) {

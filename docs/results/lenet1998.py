@@ -23,7 +23,7 @@ from zoo.models.lenet1998 import BITMAPS, MAPCriterion
 BATCH, LEARNING_RATE, WEIGHT_DECAY = 64, 3e-3, 0.1
 DISTORTIONS = {"rotation": 10, "scale": 0.1, "shear": 0.1, "shift": 1.5}
 # For each experiment: the distortions, the numbers of epochs to choose from, and the
-# error of the paper in per cent (section III-B).
+# error of the paper in percent (section III-B).
 EXPERIMENTS = {
     "without distortions": ({}, (10, 20), 0.95),
     "with distortions": (DISTORTIONS, (20, 40), 0.8),

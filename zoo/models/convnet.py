@@ -33,7 +33,7 @@ def LeNet5(
     image, pooling makes its exact position matter less, and the MLP of 120 and 84 units
     classifies the result. The first convolution pads 28x28 images to 32x32. With
     `activation="tanh", pooling_layer="average"` it is closer to the paper, which
-    `zoo.LeNet1998` follows to the letter.
+    `zoo.LeNet1998` follows in every layer.
 
     Reference:
     - [LeCun, Bottou, Bengio and Haffner, 1998](https://doi.org/10.1109/5.726791):

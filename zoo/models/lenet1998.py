@@ -183,7 +183,8 @@ class MAPCriterion(keras.losses.Loss):
 
     This is the cross-entropy of a softmax with one more class, for images of no digit,
     whose distance is always `j`. Far from the bitmaps, it is the distance to the right
-    one, and its gradient is smooth; close to them, the wrong digits compete.
+    one, up to a constant, and its gradient is smooth; close to them, the wrong digits
+    compete.
 
     Args:
         j: Float. The distance of the additional class. The paper gives no value.

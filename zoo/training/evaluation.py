@@ -53,7 +53,7 @@ def evaluate(
     Raises:
         ValueError: If `data` has another form or labels that the model does not know,
             or the last layers do not show whether it returns probabilities or logits.
-            If `detailed`, and the pixels are in [0, 1].
+            If `detailed`, and the data are not images with pixels in [0, 255].
 
     Example:
 
@@ -70,9 +70,10 @@ def evaluate(
     labels = examples.labels_in(categories)
     if takes_raw_pixels(model):
         warn_if_scaled(examples.images)
-    if detailed and examples.images.max() <= 1:
+    if detailed and (examples.images.ndim != 4 or examples.images.max() <= 1):
         raise ValueError(
-            "`detailed` distorts images with pixels in [0, 255]. Received: images with "
+            "`detailed` distorts images of shape (n, height, width, channels) with "
+            f"pixels in [0, 255]. Received: shape={examples.images.shape}, "
             f"pixels up to {examples.images.max():g}."
         )
     with quiet_tensorflow():

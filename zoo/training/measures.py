@@ -31,8 +31,9 @@ def measure(
         probabilities: Array of shape `(n, classes)`. Those of the model for `images`.
 
     Returns:
-        Dict of `class_accuracy`, a list; `confusion`, rows of counts per true class;
-        `calibration_error`, the expected one over 15 bins of equal width; and the
+        Dict of `class_accuracy`, a list with `None` for classes without images;
+        `confusion`, rows of counts per true class; `calibration_error`, the expected
+        one over 15 bins of equal width; and the
         accuracies `shifted` (pixels, mean of four directions), `rotated` (degrees,
         mean of both), `scaled` (factors) and `noisy` (standard deviation of Gaussian
         noise in gray levels), dicts by amount.
@@ -51,11 +52,14 @@ def measure(
     predicted, classes = probabilities.argmax(-1), probabilities.shape[-1]
     confusion = np.zeros((classes, classes), int)
     np.add.at(confusion, (labels, predicted), 1)
+    counts = confusion.tolist()
     rng = np.random.default_rng(0)
     noise = rng.standard_normal(images.shape, "float32")
     return {
-        "class_accuracy": (confusion.diagonal() / confusion.sum(1)).tolist(),
-        "confusion": confusion.tolist(),
+        "class_accuracy": [
+            row[i] / sum(row) if any(row) else None for i, row in enumerate(counts)
+        ],
+        "confusion": counts,
         "calibration_error": calibration_error(probabilities, labels),
         "shifted": accuracies(SHIFTS, lambda pixels: shift_images(images, pixels)),
         "rotated": accuracies(

@@ -62,6 +62,8 @@ def test_a_guess_is_measured_as_one():
     images[0] = 255
     result = zoo.evaluate(model, (images, np.array([0, 1] * 5)), detailed=True)
     assert result["class_accuracy"] == [1.0, 0.0]
+    one_class = zoo.evaluate(model, (images, np.zeros(10, int)), detailed=True)
+    assert one_class["class_accuracy"] == [1.0, None]
     assert result["calibration_error"] == 0.0
 
 
