@@ -1,6 +1,6 @@
 """Draws docs/cards/<id>.png, the figure of each card: `make docs` runs it.
 
-How the very run of the published weights learned, the gradients of its layers, its
+How the run that made the published weights learned, the gradients of its layers, its
 confusions, and its accuracy on images that are shifted, rotated, scaled or noisy.
 """
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from tables import DISTORTIONS
 
 import zoo
 
@@ -16,12 +17,6 @@ matplotlib.use("agg")
 from matplotlib import pyplot
 
 FOLDER = pathlib.Path(__file__).parent / "cards"
-AMOUNTS = {
-    "shifted": "pixels of shift",
-    "rotated": "degrees of rotation",
-    "scaled": "scale",
-    "noisy": "noise, gray levels",
-}
 
 
 def draw(card: zoo.Weights) -> Any:
@@ -40,7 +35,7 @@ def draw(card: zoo.Weights) -> Any:
     gradients.set(xlabel="epoch", title="Gradient norm, median per epoch")
     gradients.legend(fontsize=5, ncols=2)
     draw_confusion(confusion, card)
-    for axis, (name, label) in zip(robustness, AMOUNTS.items(), strict=False):
+    for axis, (name, label) in zip(robustness, DISTORTIONS.items(), strict=False):
         values = card.metrics[name]
         axis.plot([float(x) for x in values], [100 * y for y in values.values()], "o-")
         axis.set(xlabel=label, ylim=(0, 102), ylabel="accuracy, %")

@@ -4,12 +4,12 @@ import inspect
 import json
 import math
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from keras import layers
-from tables import DATASETS
+from tables import DATASETS, DISTORTIONS, table
 
 import zoo
 from zoo.models.registry import builder
@@ -17,19 +17,6 @@ from zoo.models.registry import builder
 DOCS = pathlib.Path(__file__).parent
 DRAWN = layers.InputLayer, layers.Dense, layers.Conv2D
 POOLING = layers.MaxPooling2D, layers.AveragePooling2D
-ROBUSTNESS = {
-    "shifted": "shifted, pixels",
-    "rotated": "rotated, degrees",
-    "scaled": "scaled by",
-    "noisy": "noise, gray levels",
-}
-
-
-def table(*rows: Sequence[Any]) -> str:
-    """Returns a table in Markdown. Columns of numbers are aligned to the right."""
-    header, *rest = [[str(cell) for cell in row] for row in rows]
-    marks = ["--:" if cell[:1].isdigit() else ":--" for cell in rest[0]]
-    return "".join(f"| {' | '.join(row)} |\n" for row in (header, marks, *rest))
 
 
 def draw(model: Any) -> str:
@@ -90,7 +77,7 @@ def measures(card: zoo.Weights) -> Iterable[str]:
         rows = [[*(card.categories[i] for i in p), counts[p]] for p in pairs[:5]]
         yield "The most frequent confusions:\n"
         yield table(["True", "Predicted", "Images"], *rows)
-    for name, title in ROBUSTNESS.items():
+    for name, title in DISTORTIONS.items():
         if name in metrics:
             amounts, values = zip(*metrics[name].items(), strict=True)
             row = ["accuracy", *(f"{value:.1%}" for value in values)]

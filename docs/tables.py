@@ -1,12 +1,14 @@
 """Generates the table in README.md and docs/results.csv from the cards.
 
-Run `make docs` after publishing a weight. A test fails if a file is out of date.
+Run `make docs` after publishing weights. A test fails if a file is out of date.
 """
 
 import csv
 import io
 import json
 import pathlib
+from collections.abc import Sequence
+from typing import Any
 
 import zoo
 from zoo.models.registry import builder
@@ -16,13 +18,27 @@ LATENCY = ROOT / "benchmarks" / "latency.json"
 # `make docs` writes what is between; docs/models/index.md includes it.
 BEGIN, END = "<!-- --8<-- [start:models] -->\n", "<!-- --8<-- [end:models] -->"
 DATASETS = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}
+# The measures of a card on distorted images, and the units of their amounts.
+DISTORTIONS = {
+    "shifted": "pixels of shift",
+    "rotated": "degrees of rotation",
+    "scaled": "scale",
+    "noisy": "noise, gray levels",
+}
+
+
+def table(*rows: Sequence[Any]) -> str:
+    """Returns a table in Markdown. Columns of numbers are aligned to the right."""
+    header, *rest = [[str(cell) for cell in row] for row in rows]
+    marks = ["--:" if cell[:1].isdigit() else ":--" for cell in rest[0]]
+    return "".join(f"| {' | '.join(row)} |\n" for row in (header, marks, *rest))
 
 
 def model_table() -> str:
     """Returns the table of models for README.md."""
     latency = json.loads(LATENCY.read_text("utf-8"))["relative"]
     header = ["Model", "Parameters", "MFLOPs", *DATASETS.values(), "Size", "Latency"]
-    rows = [header, [":--"] + ["--:"] * (len(header) - 1)]
+    rows = []
     for model in zoo.list_models(weights="mnist"):
         cards = {card.dataset: card for card in zoo.list_weights(model)}
         card = cards["mnist"]
@@ -36,7 +52,7 @@ def model_table() -> str:
                 f"{latency[model]:.1f}",
             ]
         )
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    return table(header, *rows)
 
 
 def _accuracy(card: zoo.Weights) -> str:

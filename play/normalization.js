@@ -270,19 +270,7 @@ function multiply(weights, values) {
 
 /** Returns the product of values and transposed weights. */
 function multiplyTransposed(values, weights) {
-  const [rows, inner, columns] = [values.rows, values.columns, weights.rows];
-  const [factors, data] = [weights.data, values.data];
-  const product = new Float64Array(rows * columns);
-  for (let i = 0; i < columns * inner; i++) {
-    const factor = factors[i];
-    if (factor === 0) continue;
-    let from = i % inner;
-    const last = rows * columns;
-    for (let j = Math.floor(i / inner); j < last; j += columns, from += inner) {
-      product[j] += factor * data[from];
-    }
-  }
-  return { rows, columns, data: product };
+  return transpose(multiply(weights, transpose(values)));
 }
 
 function filter(kernel, image) {

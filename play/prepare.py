@@ -31,7 +31,7 @@ PAGE = (
 BUILDERS = (zoo.ShallowMLP, zoo.DeepMLP, zoo.LeNet5, zoo.ConvNet)
 VANISHING = "SigmoidMLP"
 
-# What computes a block of a network, and what may follow it within the block.
+# The layers that begin a block of a network, and those that may follow within it.
 BLOCKS = (layers.Dense, layers.Conv2D, layers.MaxPooling2D, layers.AveragePooling2D)
 REFINEMENTS = (layers.BatchNormalization, layers.LayerNormalization, layers.Activation)
 

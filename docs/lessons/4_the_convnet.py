@@ -384,8 +384,8 @@ plt.show()
 
 # %% [markdown]
 # A shift by less than a step is another matter: the windows cut the digit differently.
-# How much do the outputs of each layer change? The table shows the norm of the change
-# relative to the norm of the output, as the mean over 100 digits. Two outputs of equal
+# The table shows how much the outputs of each layer change: the norm of the change,
+# divided by the norm of the output, averaged over 100 digits. Two outputs of equal
 # norm that have nothing in common differ by `sqrt(2)`, about 1.4.
 
 # %%

@@ -20,7 +20,7 @@ import zoo
 BIAS_VARIANCE = 0.05
 WIDTH, STEPS, BATCH = 300, 300, 32
 COMPILED = True  # By XLA: this takes longer than a few steps, but not than hundreds.
-LEARNING_RATE = {"tanh": 0.01, "relu": 0.01}
+LEARNING_RATE = 0.01
 DEPTHS = (5, 10, 15, 20, 30, 40, 60, 80, 100)
 VARIANCES = {
     "tanh": (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 3.5, 4.0),
@@ -36,15 +36,21 @@ def tanh_slope(x: np.ndarray) -> np.ndarray:
     return 1 / np.cosh(x) ** 2
 
 
+def fixed_variance(variance: float, bias: float) -> float:
+    """Returns q*, the variance of a tanh unit's sum, iterated over layers from 1."""
+    q = 1.0
+    for _ in range(2000):
+        q = variance * MASSES @ np.tanh(np.sqrt(q) * NODES) ** 2 + bias
+    return q
+
+
 def fixed_points(variance: float, bias: float = BIAS_VARIANCE) -> tuple[float, float]:
     """Returns q*, the variance of a tanh unit's sum, and c*, the correlation.
 
     Both are iterated over the layers of an infinitely wide network, from the variance 1
     and the correlation 0.5 of two inputs: equations 3 and 5 of the paper.
     """
-    q, c = 1.0, 0.5
-    for _ in range(2000):
-        q = variance * MASSES @ np.tanh(np.sqrt(q) * NODES) ** 2 + bias
+    q, c = fixed_variance(variance, bias), 0.5
     for _ in range(2000):
         first, second = _pair(q, c)
         product = MASSES @ (np.tanh(first) * np.tanh(second)) @ MASSES
@@ -80,9 +86,7 @@ def edge_of_chaos(bias: float = BIAS_VARIANCE) -> float:
     """Returns the variance at which a difference neither shrinks nor grows (tanh)."""
 
     def growth(variance: float) -> float:
-        q = 1.0
-        for _ in range(2000):
-            q = variance * MASSES @ np.tanh(np.sqrt(q) * NODES) ** 2 + bias
+        q = fixed_variance(variance, bias)
         return variance * MASSES @ tanh_slope(np.sqrt(q) * NODES) ** 2
 
     low, high = 1.0, 4.0
@@ -103,7 +107,7 @@ def build(activation: str, depth: int, width: int = WIDTH) -> keras.Model:
         include_preprocessing=False,
         input_shape=(784,),
     )
-    optimizer = keras.optimizers.SGD(LEARNING_RATE[activation])
+    optimizer = keras.optimizers.SGD(LEARNING_RATE)
     options = {"metrics": ["accuracy"], "jit_compile": COMPILED}
     loss = keras.losses.SparseCategoricalCrossentropy()
     model.compile(optimizer, loss, **options)
@@ -121,7 +125,7 @@ def initialize(model: keras.Model, variance: float, seed: int = 0) -> None:
 
 
 def train(model: keras.Model, variance: float, data: Any, steps: int = STEPS) -> float:
-    """Trains a network anew; returns its accuracy on images that it trained on."""
+    """Trains from new weights; returns the accuracy on images that it trained on."""
     initialize(model, variance)
     x, y = data
     n = steps * BATCH

@@ -7,7 +7,7 @@ import matplotlib as mpl
 import pytest
 from paths import ROOT, load_script
 from PIL import Image
-from served import serving  # noqa: F401
+from served import serving  # noqa: F401  a fixture
 
 import zoo
 from zoo.cli import commands as cli
@@ -94,8 +94,7 @@ def test_tables_are_up_to_date():
         assert f"{weights.metrics['accuracy']:.2%} (" in README
 
 
-def test_every_model_has_a_page(monkeypatch):
-    monkeypatch.syspath_prepend(DOCS)
+def test_every_model_has_a_page():
     models = load_script(DOCS / "models.py")
     settings = (ROOT / "mkdocs.yml").read_text("utf-8")
     for name in zoo.list_models(weights="mnist"):
@@ -109,8 +108,7 @@ def test_every_model_has_a_page(monkeypatch):
             assert f"| `{layer.name}` | {type(layer).__name__} |" in page
 
 
-def test_model_page_shows_what_a_card_holds(monkeypatch):
-    monkeypatch.syspath_prepend(DOCS)
+def test_model_page_shows_what_a_card_holds():
     models = load_script(DOCS / "models.py")
     card = zoo.get_weights("lenet5.mnist")
     counts = [[990 if i == j else 0 for j in range(10)] for i in range(10)]

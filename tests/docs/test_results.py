@@ -12,8 +12,7 @@ RESULTS = ROOT / "docs" / "results"
 
 
 @pytest.fixture
-def script(request, monkeypatch):
-    monkeypatch.syspath_prepend(RESULTS)
+def script(request):
     return load_script(RESULTS / f"{request.param}.py")
 
 

@@ -6,16 +6,18 @@ import subprocess
 import sys
 import types
 from typing import Any
+from unittest import mock
 
 HELPERS = pathlib.Path(__file__).parent
 ROOT = HELPERS.parents[1]
 
 
 def load_script(path: pathlib.Path) -> types.ModuleType:
-    """Imports a script that belongs to no package."""
+    """Imports a script that belongs to no package, with the modules beside it."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with mock.patch.object(sys, "path", [str(path.parent), *sys.path]):
+        spec.loader.exec_module(module)
     return module
 
 

@@ -256,7 +256,7 @@ def test_no_problem_of_accessibility_and_no_overflow(width, scheme, page):
     assert page.answers() == dict.fromkeys(NETWORKS, "2")
     page.script((PLAY / "node_modules/axe-core/axe.min.js").read_text("utf-8"))
     for _ in range(2):
-        # Of the window without its scroll bar.
+        # The widths of the window, of the content, and of the visible area.
         widths = page.script(
             "const root = document.documentElement;"
             "return [innerWidth, root.scrollWidth, root.clientWidth];"

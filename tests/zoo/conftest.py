@@ -6,7 +6,7 @@ import sys
 import keras
 import pytest
 from paths import ROOT
-from served import serving  # noqa: F401
+from served import serving  # noqa: F401  a fixture
 
 # Tests of the JAX backend alone.
 of_jax = ["training/test_distributed_jax.py"]

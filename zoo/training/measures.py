@@ -33,10 +33,9 @@ def measure(
     Returns:
         Dict of `class_accuracy`, a list with `None` for classes without images;
         `confusion`, rows of counts per true class; `calibration_error`, the expected
-        one over 15 bins of equal width; and the
-        accuracies `shifted` (pixels, mean of four directions), `rotated` (degrees,
-        mean of both), `scaled` (factors) and `noisy` (standard deviation of Gaussian
-        noise in gray levels), dicts by amount.
+        one over 15 bins of equal width; and the accuracies `shifted` (pixels, mean of
+        four directions), `rotated` (degrees, mean of both), `scaled` (factors) and
+        `noisy` (standard deviation of Gaussian noise in gray levels), dicts by amount.
 
     Reference:
     - [Guo et al., 2017](https://arxiv.org/abs/1706.04599): calibration error.
