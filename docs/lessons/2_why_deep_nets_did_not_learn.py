@@ -48,16 +48,24 @@ def train(activation, depth):
 # ## A net that does not learn
 #
 # Here is a net of ten sigmoid layers. The ten classes are about equally frequent, so a
-# guess is right in 10% of the cases. `GradientNorms` records the norm of the gradient
-# of each layer at each step, and `diagnose` tells you what is wrong.
+# guess is right in about 10% of the cases. This net is no better: it gives the same
+# answer for every image. `GradientNorms` records the norm of the gradient of each layer
+# at each step, and `diagnose` tells you what is wrong.
 
 # %%
 model, norms = train("sigmoid", 10)
+answers = np.unique(model.predict(validation[0], verbose=0).argmax(axis=1))
+shares = np.bincount(validation[1]) / len(validation[1])
+assert len(answers) == 1
+assert np.allclose(shares, 0.1, atol=0.02)
 print(f"accuracy {zoo.evaluate(model, validation)['accuracy']:.1%}")
+print(f"answer: always {answers[0]}, like {shares[answers[0]]:.1%} of the images")
 print(norms.diagnose())
 assert norms.diagnose()[0].kind == "vanishing"
 
 # %% [markdown]
+# Lesson 3 explains these remedies.
+#
 # ## The chain rule, layer by layer
 #
 # Let `z[l]` be the pre-activations of layer `l` for one image, and `d[l]` the
@@ -67,12 +75,14 @@ assert norms.diagnose()[0].kind == "vanishing"
 #
 # `d[l] = (d[l + 1] @ w[l + 1].T) * slope(z[l])`
 #
-# A matrix stretches a vector at most by its largest singular value. So the norm of `d`
-# grows at most by the factor
+# The *singular values* of a matrix are the factors by which it stretches vectors in its
+# main directions. It stretches no vector by more than the largest of them. So the norm
+# of `d` grows at most by this factor:
 #
 # `norm(d[l]) / norm(d[l + 1]) <= max(slope) * largest_singular_value(w[l + 1])`
 #
-# The slope of the sigmoid is at most 1/4. That of tanh and ReLU reaches 1.
+# The slope of the sigmoid is at most 1/4. `tanh(z) = 2 * sigmoid(2 * z) - 1` has the
+# same shape as the sigmoid, but goes from -1 to 1. The slopes of tanh and ReLU reach 1.
 
 # %%
 FUNCTIONS = {
@@ -92,9 +102,11 @@ for name, slope in SLOPES.items():
     f = FUNCTIONS[name]
     assert np.allclose(slope(z), (f(z + step) - f(z - step)) / (2 * step))
     axis.plot(z, slope(z), **STYLES[name] | {"marker": ""}, label=name)
+assert np.allclose(np.tanh(z), 2 * FUNCTIONS["sigmoid"](2 * z) - 1)
 assert SLOPES["sigmoid"](0) == 1 / 4
 assert SLOPES["tanh"](0) == SLOPES["relu"](1) == 1
 axis.set(xlabel="pre-activation z", ylabel="slope", yticks=[0, 0.25, 0.5, 0.75, 1])
+axis.set_title("The slope of the sigmoid is at most 1/4")
 axis.grid(alpha=0.3)
 axis.legend()
 plt.show()
@@ -142,9 +154,9 @@ for i in range(1, DEPTH):
 #
 # At initialization, the weights are random, with mean 0 and variance `v / width`. The
 # theory treats them as independent of `d`. On average, such a matrix multiplies the
-# squared norm of `d` by `v`, the mean square of its singular values. Glorot
-# initialization, the default for sigmoid and tanh, has `v = 1`. He initialization, the
-# default for ReLU, has `v = 2`.
+# squared norm of `d` by `v`, the mean square of its singular values. The zoo uses
+# Glorot initialization for sigmoid and tanh, with `v = 1`, and He initialization for
+# ReLU, with `v = 2`. Lesson 3 derives both.
 
 # %%
 V = {"sigmoid": 1, "tanh": 1, "relu": 2}
@@ -156,16 +168,17 @@ for name, (model, _) in nets.items():
     assert np.isclose(mean_square, V[name], rtol=0.05)
 
 # %% [markdown]
-# The slope depends on `z`. A pre-activation is a sum of many independent terms, so it
-# is nearly normal, with mean 0 and a variance `q`. Each layer changes the variance:
+# The slope depends on `z`. Over random draws of the weights, a pre-activation is a sum
+# of many independent terms. So it is nearly normal, with mean 0 and a variance `q`.
+# Each layer changes the variance:
 #
 # - first layer: `q[1] = variance(w[1]) * mean(norm(x) ** 2)`
 # - next layers: `q[l + 1] = v * mean(f(z) ** 2)`, with `z` normal of variance `q[l]`
 # - factor: `sqrt(v * mean(slope(z) ** 2))`, with `z` normal of variance `q[l]`
 #
-# The means over `z` are integrals over the normal distribution, which the Gauss-Hermite
-# rule computes. This is a mean-field theory: exact in the limit of infinite width
-# (Poole et al., 2016; Schoenholz et al., 2017).
+# The means over `z` are integrals over the normal distribution. The Gauss-Hermite rule,
+# a weighted sum over 100 points, computes them. This is a mean-field theory: exact in
+# the limit of infinite width (Poole et al., 2016; Schoenholz et al., 2017).
 
 # %%
 NODES, PROBABILITIES = np.polynomial.hermite_e.hermegauss(100)
@@ -213,7 +226,7 @@ for name, (_, single) in nets.items():
     points = {"color": style["color"], "marker": style["marker"], "linestyle": ""}
     axis.semilogy(layers, size / size[-1], **points, label=name)
 axis.set(xlabel="layer", ylabel="norm of d, relative to layer 10", xticks=layers)
-axis.set_title("Points: measured. Lines: predicted.", fontsize=11)
+axis.set_title("The theory (lines) predicts the norms (points)")
 axis.grid(alpha=0.3)
 axis.legend()
 plt.show()
@@ -239,9 +252,11 @@ for axis, name in zip(axes, STYLES, strict=True):
         first = [history[f"dense{i}"][0] for i in range(1, depth + 1)]
         axis.semilogy(range(1, depth + 1), first, ".-", color=tone, label=depth)
     axis.set(title=name, xlabel="layer, from input to output")
+    axis.set_xticks([1, 10, 20, 30, 40, 50])
     axis.grid(alpha=0.3)
 axes[0].set_ylabel("gradient norm")
 axes[-1].legend(title="depth", ncols=2, loc="lower right")
+figure.suptitle("With depth, the gradient vanishes in sigmoid nets only")
 plt.show()
 
 # %% [markdown]
@@ -261,16 +276,43 @@ assert np.isclose(factor, predict("sigmoid")[-1], rtol=0.05)
 # Does training repair the gradient? Each row is a layer, with the input at the top, and
 # each column is a step. The sigmoid net stays dark at the top: the gradient does not
 # reach the layers near the input. The ReLU net has nearly the same color everywhere.
+# (For a record of your own, `norms.plot()` draws such a figure.)
 
 # %%
-runs["sigmoid", 10][1].plot(runs["relu", 10][1])
+figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained", sharey=True)
+for axis, name in zip(axes, ("sigmoid", "relu"), strict=True):
+    history = runs[name, 10][1].history
+    logs = np.log10(list(history.values()))
+    style = {"aspect": "auto", "interpolation": "nearest"}
+    picture = axis.imshow(logs, vmin=-7, vmax=1, **style)
+    axis.set(title=name, xlabel="step")
+axes[0].set_yticks(range(len(history)), history)
+figure.colorbar(picture, ax=axes, label="log10 of the gradient norm")
+figure.suptitle("Training does not repair the gradient of the sigmoid net")
+plt.show()
 
 # %% [markdown]
 # ## Accuracy against depth
 #
-# The optimizer, Adam, divides each update by the recent size of the gradient. So it can
-# compensate for a moderate decay, until the gradient is far below its constant
-# `epsilon`, 1e-7. With ten layers or more, the sigmoid net is no better than a guess.
+# The optimizer, Adam, divides the step of each weight by the recent size of its
+# gradient. So it compensates for a decay, unless the gradient of a single weight is
+# below a constant, `epsilon`. The table shows its size in the sigmoid net of ten
+# layers: the root mean square over the weights of a layer, and its median over the
+# steps. It is below `epsilon` in the first three layers only. In the other layers, Adam
+# compensates for the decay. The net is still no better than a guess. The section "The
+# signal vanishes, too" explains this.
+
+# %%
+epsilon = keras.optimizers.Adam().epsilon
+print(f"epsilon: {epsilon:.0e}")
+model, norms = runs["sigmoid", 10]
+sizes = []
+for i in range(1, 11):
+    weights = model.get_layer(f"dense{i}").kernel.shape
+    size = np.median(norms.variables[f"dense{i}/kernel"]) / np.sqrt(np.prod(weights))
+    sizes.append(size)
+    print(f"layer {i:2}: {size:.0e} per weight")
+assert max(sizes[:3]) < epsilon < min(sizes[3:])
 
 # %%
 figure, axis = plt.subplots(figsize=(6, 3.6), layout="constrained")
@@ -283,6 +325,7 @@ for name, style in STYLES.items():
 axis.axhline(10, color="black", linewidth=1)
 axis.text(1, 11.5, "guess")
 axis.set(xlabel="hidden layers", ylabel="validation accuracy, %", ylim=(0, 100))
+axis.set_title("Sigmoid nets of ten layers or more do not learn")
 axis.set_xticks(DEPTHS, DEPTHS)
 axis.minorticks_off()
 axis.grid(alpha=0.3)
@@ -320,7 +363,8 @@ for (name, depth), (_, norms) in runs.items():
 #
 # The figure shows the spread of the activations over the images, relative to their
 # length, in untrained nets. In the sigmoid net, it ends in the rounding errors of
-# float32. Tanh and ReLU nets pass the differences on.
+# float32. (The curve falls below the precision of float32, because a rounding error is
+# at most half of it.) Tanh and ReLU nets pass the differences on.
 
 # %%
 figure, axis = plt.subplots(figsize=(6, 3.6), layout="constrained")
@@ -341,6 +385,8 @@ rounding = np.finfo("float32").eps
 axis.axhline(rounding, color="black", linewidth=1)
 axis.text(50, 1.5 * rounding, "precision of float32", ha="right")
 axis.set(xlabel="layer", ylabel="spread over the images / length")
+axis.set_xticks([1, 10, 20, 30, 40, 50])
+axis.set_title("In a deep sigmoid net, all images look alike")
 axis.grid(alpha=0.3)
 axis.legend()
 plt.show()
@@ -348,9 +394,9 @@ plt.show()
 # %% [markdown]
 # ## What comes next
 #
-# A gradient that reaches every layer is necessary, but it is not enough: the deepest
-# tanh and ReLU nets learn more slowly than the others, although their gradient does not
-# vanish.
+# A gradient that reaches every layer is necessary, but it is not enough: after four
+# epochs, the deepest tanh and ReLU nets have learned less than the others, although
+# their gradient does not vanish.
 #
 # The factor depends on the weights and on the slope of the activation, and so on the
 # size of the pre-activations. All of them can be changed. A residual path even leads

@@ -232,19 +232,26 @@ def test_bad_requests_are_rejected(server, name):
 # Without XLA, as in TF Serving
 
 
-@pytest.mark.parametrize("card", zoo.list_weights(), ids=lambda card: card.id)
-def test_answers_are_those_of_predict_to_the_bit(card, tmp_path):
-    model = zoo.create(card.model, weights=card)
+# Each model, and each dataset, whose images are normalized in another way, twice.
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("shallow_mlp.mnist", "deep_mlp.fashion_mnist"),
+        *("lenet5.mnist", "convnet.fashion_mnist"),
+    ],
+)
+def test_answers_are_those_of_predict_to_the_bit(name, tmp_path):
+    model, dataset = zoo.create(name), name.partition(".")[2]
     folder = export(model, tmp_path)
-    blocks = np.random.default_rng(0).integers(0, 256, (1000, 4, 4, 1), "uint8")
-    pixels = in_form(blocks.repeat(7, 1).repeat(7, 2), card.dataset)
+    blocks = np.random.default_rng(0).integers(0, 256, (300, 4, 4, 1), "uint8")
+    pixels = in_form(blocks.repeat(7, 1).repeat(7, 2), dataset)
     # XLA rounds differently, in the seventh digit, and TF Serving runs without it.
     model.compile(jit_compile=False)
     # So do TensorFlow's kernels on some CPUs for a batch of another size.
     expected = model.predict(pixels, batch_size=len(pixels), verbose=0)
     in_batches = model.predict(pixels, verbose=0)
     labels = [model.categories[class_id] for class_id in expected.argmax(-1)]
-    assert len(set(labels)) > 1
+    assert np.ptp(expected, 0).max() > 1e-3  # The model tells the images apart.
 
     requests = [
         ("serving_default", pixels.astype("float32")),

@@ -78,7 +78,7 @@ def test_weights_are_stored_once(tmp_path):
 PROGRAM = """
 import numpy as np, sys, zoo
 images, labels = np.zeros((3, 28, 28, 1)), np.zeros(3, int)
-for _ in range(6):
+for _ in range(6):  # TensorFlow warns after five.
     model = zoo.LeNet5(weights="mnist")
     zoo.load_exported(zoo.export(model, sys.argv[1])).predict(images)
     zoo.features(model)(images)

@@ -14,7 +14,7 @@ model = "shallow_mlp"
 dataset = "mnist"
 version = 9
 epochs = 1
-batch_size = 2000
+batch_size = 128
 [arguments]
 hidden_units = 800
 dropout = 0.1
@@ -37,21 +37,37 @@ def folder(tmp_path, monkeypatch):
     weights.published.cache_clear()
 
 
+@pytest.fixture(scope="module")
+def small_mnist(tmp_path_factory):
+    """A data_dir whose MNIST is the sample, with half of its validation as test."""
+    data_dir = tmp_path_factory.mktemp("data")
+    splits = {}
+    for split in ("train", "validation"):
+        images, labels = zoo.load_dataset("digits-sample", split, as_="numpy")
+        splits |= {f"{split}_images": images, f"{split}_labels": labels}
+    for name in ("images", "labels"):
+        halves = np.split(splits[f"validation_{name}"], 2)
+        splits[f"validation_{name}"], splits[f"test_{name}"] = halves
+    (data_dir / "mnist").mkdir()
+    np.savez(data_dir / "mnist" / "3.0.1.npz", **splits)
+    return data_dir
+
+
 def publish(folder, data_dir, recipe="published/shallow_mlp.mnist.v9.toml", **options):
     options |= {"runs_dir": "~/runs", "data_dir": data_dir, "verbose": 0}
     return publishing.publish(folder / recipe, **options)
 
 
-def test_publish_writes_weights_and_card(folder, prepared_data_dir, monkeypatch):
-    card = publish(folder, prepared_data_dir)
+def test_publish_writes_weights_and_card(folder, small_mnist, monkeypatch):
+    card = publish(folder, small_mnist)
     assert card == zoo.get_weights("shallow_mlp", "mnist.v9")
     assert card.parameters == 784 * 800 + 800 + 800 * 10 + 10
     assert card.arguments == {"hidden_units": 800, "activation": "relu"}
-    assert card.metrics["images"] == 10_000
+    assert card.metrics["images"] == 500
     assert card.command == "zoo publish shallow_mlp.mnist.v9"
 
     accuracies = []
-    test = zoo.load_dataset("mnist", "test", as_="numpy", data_dir=prepared_data_dir)
+    test = zoo.load_dataset("mnist", "test", as_="numpy", data_dir=small_mnist)
     for seed in (0, 1, 2):
         model = zoo.load_model(folder / f"runs/{card.id}/seed{seed}")
         model.set_weights([w.astype("float16") for w in model.get_weights()])
@@ -60,8 +76,8 @@ def test_publish_writes_weights_and_card(folder, prepared_data_dir, monkeypatch)
     assert card.metrics["mean_accuracy"] == pytest.approx(np.mean(accuracies))
     assert card.metrics["sd_accuracy"] == pytest.approx(np.std(accuracies, ddof=1))
     confusion = np.array(card.metrics["confusion"])
-    assert confusion.sum() == 10_000
-    assert confusion.trace() == card.metrics["accuracy"] * 10_000
+    assert confusion.sum() == 500
+    assert confusion.trace() == card.metrics["accuracy"] * 500
     assert card.training["cores"] >= 1
     assert card.training["seconds"] >= 1
     assert len(card.training["curve"]["loss"]) == 1
@@ -77,15 +93,15 @@ def test_publish_writes_weights_and_card(folder, prepared_data_dir, monkeypatch)
     # Again: nothing is trained, and the files are the same to the byte.
     before = files_of(folder)
     monkeypatch.setattr(keras.optimizers.Optimizer, "apply", None)  # No step is taken.
-    publish(folder, prepared_data_dir)
+    publish(folder, small_mnist)
     assert files_of(folder) == before
 
     # Another recipe or first seed: an error, and nothing is replaced.
     (folder / "other.toml").write_text(RECIPE.replace("epochs = 1", "epochs = 2"))
     with pytest.raises(FileExistsError, match="raise `version` in a new recipe file"):
-        publish(folder, prepared_data_dir, "other.toml")
+        publish(folder, small_mnist, "other.toml")
     with pytest.raises(FileExistsError, match="first seed"):
-        publish(folder, prepared_data_dir, seeds=[1, 0])
+        publish(folder, small_mnist, seeds=[1, 0])
     assert files_of(folder) == before
 
 
@@ -99,17 +115,15 @@ def no_training(monkeypatch):
     monkeypatch.delattr(publishing, "train")
 
 
-def test_recipe_weights_and_card_are_written_together(
-    folder, prepared_data_dir, monkeypatch
-):
+def test_recipe_weights_and_card_are_written_together(folder, small_mnist, monkeypatch):
     (folder / "published" / "shallow_mlp.mnist.v9.toml").unlink()
     (folder / "new.toml").write_text(RECIPE)
     with monkeypatch.context() as patch:
         patch.setattr(publishing, "count_flops", None)  # It is called for the card.
         with pytest.raises(TypeError):
-            publish(folder, prepared_data_dir, "new.toml", seeds=[4, 5])
+            publish(folder, small_mnist, "new.toml", seeds=[4, 5])
     assert files_of(folder) == {}
-    card = publish(folder, prepared_data_dir, "new.toml", seeds=np.array([4, 5]))
+    card = publish(folder, small_mnist, "new.toml", seeds=np.array([4, 5]))
     assert (folder / "published" / f"{card.id}.toml").read_text("utf-8") == RECIPE
     assert card.command == f"zoo publish {card.id} --seed 4 --seed 5"
     assert sorted(files_of(folder)) == [
