@@ -15,8 +15,26 @@ from nbconvert import MarkdownExporter
 
 ROOT = pathlib.Path(__file__).parent.parent
 LESSONS = ROOT / "docs" / "lessons"
-LINKS = "[Notebook]({0}.ipynb){{ download }} · [Python]({0}.py){{ download }}"
-KERNEL_OPTIONS = ["--InlineBackend.figure_formats=['retina']", "--log-level=ERROR"]
+LINKS = """[Notebook]({0}.ipynb){{ download }} · [Python]({0}.py){{ download }}
+
+Run it: `python docs/lessons/{0}.py`. On another machine, the last digits may differ."""
+# The text of a figure in a notebook, which becomes the alt text on the page.
+TITLES = """
+from matplotlib.figure import Figure
+
+def title(figure):
+    titles = [axis.get_title() for axis in figure.axes]
+    text = figure.get_suptitle() or ". ".join(filter(None, titles))
+    return " ".join(text.split())
+
+Figure.__repr__ = title
+del Figure, title
+"""
+KERNEL_OPTIONS = [
+    "--InlineBackend.figure_formats=['retina']",
+    "--log-level=ERROR",
+    f"--IPKernelApp.exec_lines={TITLES}",
+]
 
 
 def fingerprint(lesson: pathlib.Path) -> str:
@@ -38,9 +56,17 @@ def write_page(lesson: pathlib.Path, note: str) -> None:
     options = {"kernel_name": "python3", "resources": folder, "coalesce_streams": True}
     client = NotebookClient(notebook, extra_arguments=KERNEL_OPTIONS, **options)
     client.execute()
-    for cell in notebook.cells:
-        if cell.cell_type == "code":  # Logs of TensorFlow are not part of the lesson.
-            cell.outputs = [x for x in cell.outputs if x.get("name") != "stderr"]
+    figures = []
+    for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
+        # Logs of TensorFlow are not part of the lesson.
+        cell.outputs = [x for x in cell.outputs if x.get("name") != "stderr"]
+        for output in cell.outputs:
+            if "WARNING" in output.get("text", ""):
+                raise ValueError(f"{lesson.name} prints a warning:\n{output['text']}")
+            if "image/png" in output.get("data", {}):
+                figures.append(output["data"]["text/plain"])
+    if not all(figures):
+        raise ValueError(f"{lesson.name} has a figure without a title: {figures}.")
     jupytext.write(notebook, lesson.with_suffix(".ipynb"))
     resources = {"unique_key": lesson.stem, "output_files_dir": f"{lesson.stem}_files"}
     text, resources = MarkdownExporter().from_notebook_node(notebook, resources)
@@ -49,7 +75,8 @@ def write_page(lesson: pathlib.Path, note: str) -> None:
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(content)
     title, _, text = text.strip().partition("\n")
-    text = text.replace("![png](", "![The figure that the code above draws](")
+    for alt_text in figures:
+        text = text.replace("![png](", f"![{alt_text}](", 1)
     page = "\n".join([title, "", LINKS.format(lesson.stem), text, "", note, ""])
     lesson.with_suffix(".md").write_text(page, "utf-8")
 

@@ -1,6 +1,6 @@
 """Searches for the learning rate and weight decay of a recipe, with Ray Tune.
 
-    pip install "gradzoo[distributed]"
+    pip install '.[distributed]'
     python examples/sweep.py
 
 Every trial is a `zoo.train`, scored on the validation images. The trials run in

@@ -1,6 +1,6 @@
 """Trains a model on several workers with Ray Train, which restarts those that die.
 
-    pip install "gradzoo[distributed]"
+    pip install '.[distributed]'
     python examples/train_on_workers.py --workers 2
 
 The workers share each batch. After a restart they resume from the last checkpoint, and

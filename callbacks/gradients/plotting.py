@@ -44,7 +44,7 @@ def plot(records: Sequence[Record], figure: Any = None) -> "Figure":
     columns, rows = min(2, len(runs)), -(-len(runs) // 2)
     layers = min(max(len(table.names) for table, _, _ in runs), MOST_LABELS)
     height = 1.6 + 0.26 * layers + 0.15 * max(len(findings) for _, findings, _ in runs)
-    drawing.set_size_inches(3 + 6 * columns, rows * max(3.2, height))
+    drawing.set_size_inches(2 + 4.5 * columns, rows * max(3.2, height))
     panels = [drawing.add_subplot(rows, columns, i + 1) for i in range(len(runs))]
     for axes, cells, run in zip(panels, blocks, runs, strict=True):
         _draw_panel(axes, scale, cells, *run)
@@ -53,7 +53,7 @@ def plot(records: Sequence[Record], figure: Any = None) -> "Figure":
     special = (ZERO, zero, "exactly zero"), (NON_FINITE, other, "NaN or infinite")
     legend = [Patch(color=c, label=label) for c, cells, label in special if cells.any()]
     if legend:
-        drawing.legend(handles=legend, loc="outside lower right", ncols=2, fontsize=8)
+        drawing.legend(handles=legend, loc="outside lower right", ncols=2, fontsize=9)
     return drawing
 
 
@@ -85,7 +85,7 @@ def plot_profile(record: Record, steps: Sequence[int] | None) -> "Figure":
         axes.plot(logs, "o-", markersize=3, color=tone, label=table.steps[start])
     ticks = _spread([], len(table.names))
     labels = [_shorten(table.names[tick]) for tick in ticks]
-    axes.set_xticks(ticks, labels, rotation=90, fontsize=8, parse_math=False)
+    axes.set_xticks(ticks, labels, rotation=90, fontsize=9, parse_math=False)
     bottom, top = axes.get_ylim()
     axes.set(ylim=(min(bottom, top - LEAST_DECADES), top), ylabel=SCALE)
     axes.set_xlabel("input → layers → output")
@@ -119,12 +119,12 @@ def _draw_panel(
     rows = [table.names.index(finding.layer) for finding in findings]
     ticks = _spread(rows, len(table.names))
     labels = [_shorten(table.names[tick]) for tick in ticks]
-    axes.set_yticks(ticks, labels, fontsize=8, parse_math=False)
+    axes.set_yticks(ticks, labels, fontsize=9, parse_math=False)
     marks, lines = [""] * len(ticks), ["optimizer step"]
     if rest := int((table.steps >= edges[-1]).sum()):
         lines[0] += f" (not drawn: the last {rest:,}, with NaN or infinity)"
     for number, (finding, row) in enumerate(zip(findings, rows, strict=True), 1):
-        lines += textwrap.wrap(f"{number}  {finding.title}", 70)
+        lines += textwrap.wrap(f"{number}  {finding.title}", 55)
         axes.plot(finding.step + 0.5, row, "o", mfc="white", mec="black", clip_on=False)
         nearest = np.abs(np.subtract(ticks, row)).argmin()
         marks[nearest] += f", {number}" if marks[nearest] else f"◂ {number}"
@@ -132,11 +132,11 @@ def _draw_panel(
     right = {"transform": axes.get_yaxis_transform(), "va": "center", "weight": "bold"}
     for index in filter(marks.__getitem__, range(len(ticks))):
         axes.text(1.01, ticks[index], marks[index], **right)
-    axes.set_xlabel("\n".join(lines), loc="left", fontsize=8, parse_math=False)
+    axes.set_xlabel("\n".join(lines), loc="left", fontsize=9, parse_math=False)
 
 
 def _set_title(axes: Any, model: str, findings: Diagnosis) -> None:
-    title = textwrap.fill(f"{_shorten(model)}: {findings.verdict}", 50)
+    title = textwrap.fill(f"{_shorten(model)}: {findings.verdict}", 45)
     axes.set_title(title, loc="left", fontsize=11, parse_math=False)
 
 

@@ -51,6 +51,14 @@ digit = x_val[y_val == 5][:1]
 # as the image. Mathematicians call this operation a cross-correlation; a convolution
 # would also flip the kernel. Since the kernel is learned, it makes no difference.
 #
+# LeNet-5 has two convolutions, `conv1` and `conv2`. After each of them, a `pool` layer
+# keeps only the largest element of each block of 2x2: *max pooling*. At the end, an MLP
+# with the hidden layers `dense1` and `dense2` reads the elements of `pool2` as one
+# vector. The net of 1998 was a little different: ours has ReLU and max pooling, and
+# each map of `conv2` reads all maps of `pool1`. [LeNet1998](../results/lenet1998.md)
+# follows the paper.
+#
+# The code prints the shapes of the outputs: rows, columns and maps, or units.
 # `zoo.features` returns the outputs of all layers.
 
 # %%
@@ -65,16 +73,15 @@ for i in range(6):
     by_hand = np.maximum(weighted + biases[i], 0)
     assert np.allclose(maps["conv1"][0, :, :, i], by_hand, atol=1e-4)
 
-for name in ("conv1", "pool1", "conv2", "pool2"):
-    height, width, count = maps[name].shape[1:]
-    print(f"{name}: {count:2} feature maps of {height}x{width}")
+for layer in lenet.layers:
+    print(f"{layer.name:12} {layer.output.shape[1:]}")
 
 
 # %%
 def show(axes, image, title="", **options):
-    axes.imshow(image, **{"cmap": "gray", **options})
     axes.set(xticks=[], yticks=[])
     axes.set_title(title, fontsize=10)
+    return axes.imshow(image, **{"cmap": "gray", **options})
 
 
 figure, axes = plt.subplots(3, 7, figsize=(10, 4.6), layout="constrained")
@@ -83,11 +90,12 @@ show(axes[1, 0], digit[0, :, :, 0], "image")
 for empty in (axes[0, 0], axes[2, 0]):
     empty.axis("off")
 for i, column in enumerate(axes.T[1:]):
-    diverging = {"cmap": "PuOr", "vmin": -limit, "vmax": limit}
-    show(column[0], kernels[:, :, 0, i], f"kernel {i + 1}", **diverging)
+    diverging = {"cmap": "PuOr_r", "vmin": -limit, "vmax": limit}
+    kernel = show(column[0], kernels[:, :, 0, i], f"kernel {i + 1}", **diverging)
     show(column[1], maps["conv1"][0, :, :, i], f"conv1, map {i + 1}", **MAPS)
     show(column[2], maps["pool1"][0, :, :, i], f"pool1, map {i + 1}", **MAPS)
-figure.suptitle("Six kernels, and what they find (purple: positive, orange: negative)")
+figure.colorbar(kernel, ax=axes[0, -1], label="weight")
+figure.suptitle("Each kernel finds a feature (orange: positive, purple: negative)")
 plt.show()
 
 # %% [markdown]
@@ -98,7 +106,7 @@ plt.show()
 figure, axes = plt.subplots(2, 8, figsize=(10, 3), layout="constrained")
 for i, axis in enumerate(axes.flat):
     show(axis, maps["conv2"][0, :, :, i], f"map {i + 1}", **MAPS)
-figure.suptitle("The feature maps of conv2")
+figure.suptitle("Each map of conv2 finds another combination of features")
 plt.show()
 
 # %% [markdown]
@@ -150,11 +158,13 @@ def field_mask(field, units, pixels=28):
 
 
 # %% [markdown]
-# The check: a pixel is in the field of a unit if the gradient of the unit with respect
-# to the pixel is not zero. In the trained net it can also be zero by chance, where a
-# ReLU is off, or where max pooling chooses another element. So the check takes a twin
-# of each net with the same windows, but positive weights, average pooling and no
-# activation. Nothing can cancel in it, and the gradient is the same for all images.
+# The check lights one pixel of a black image at a time: the pixel is in the field of a
+# unit if the unit responds. In the trained net, a unit may also not respond because a
+# ReLU is off, or because max pooling chooses another element. So the check takes a twin
+# of each net with the same windows, but positive weights, average pooling, no biases
+# and no activation. Nothing can cancel in it, and it responds to a black image with 0.
+#
+# The code checks LeNet-5 and `zoo.ConvNet`, a newer net with more convolutions.
 
 
 # %%
@@ -171,34 +181,34 @@ def positive_twin(model):
 
     twin = keras.models.clone_model(model, clone_function=replace)
     for weight in twin.trainable_variables:
-        weight.assign(keras.random.uniform(weight.shape, 0.5, 1.5))
+        if weight.name == "kernel":  # The biases are 0 at first, and stay 0.
+            weight.assign(keras.random.uniform(weight.shape, 0.5, 1.5))
     return twin
 
 
-def influence(model, layer):
-    """Returns the gradient of each unit: `(row, column, pixel row, pixel column)`."""
-    units = zoo.features(model, [layer])
-    image = tf.zeros((1, 28, 28, 1))
-    with tf.GradientTape() as tape:
-        tape.watch(image)
-        # All maps have the same windows.
-        total = tf.reduce_sum(units(image)[layer], axis=-1)
-    return tape.jacobian(total, image).numpy()[0, :, :, 0, :, :, 0]
+def responses(model, names):
+    """Returns `{layer: (row, column, pixel row, pixel column)}`."""
+    pixels = 255 * np.eye(28 * 28).reshape(-1, 28, 28, 1)
+    outputs = zoo.features(model, names).predict(pixels, verbose=0)
+    found = {}
+    for name in names:
+        units = outputs[name].sum(axis=-1)  # All maps have the same windows.
+        found[name] = units.transpose(1, 2, 0).reshape(*units.shape[1:], 28, 28)
+    return found
 
 
-gradients = {}
-print(f"{'net':8} {'layer':8} {'units':>7} {'field':>7} {'step':>5}  gradients agree")
+twins = {}
+print(f"{'net':8} {'layer':8} {'units':>7} {'field':>7} {'step':>5}  units agree")
 for net in (lenet, zoo.ConvNet()):
-    twin = positive_twin(net)
-    for layer, field in receptive_fields(net).items():
-        found = influence(twin, layer)
-        rows = field_mask(field, found.shape[0])
-        columns = field_mask(field, found.shape[1])
+    fields = receptive_fields(net)
+    twins[net.name] = responses(positive_twin(net), list(fields))
+    for layer, found in twins[net.name].items():
+        rows = field_mask(fields[layer], found.shape[0])
+        columns = field_mask(fields[layer], found.shape[1])
         expected = rows[:, None, :, None] & columns[None, :, None, :]
         agree = ((found != 0) == expected).all(axis=(2, 3))
         assert agree.all()
-        gradients[net.name, layer] = found
-        (height, width), (_, step, size) = found.shape[:2], field
+        (height, width), (_, step, size) = found.shape[:2], fields[layer]
         sizes = f"{height}x{width:<4} {size:>3}x{size:<3} {step:5}"
         print(f"{net.name:8} {layer:8} {sizes} {agree.sum():6} of {agree.size}")
 
@@ -207,9 +217,10 @@ for net in (lenet, zoo.ConvNet()):
 # doubles the step. So the units of the last layers see a large part of the image,
 # although no kernel has more than 5x5 elements.
 #
-# The lower row of the figure shows gradients in the twin. Pixels in the middle of a
-# field have more paths to the unit than those at its border: the *effective* receptive
-# field is smaller than the field ([Luo et al.,
+# The boxes in the figure are the fields of two neighboring units. The lower row shows
+# how strongly the orange unit of the positive twin responds to each pixel. Pixels in
+# the middle of a field have more paths to the unit than those at its border: the
+# *effective* receptive field is smaller than the field ([Luo et al.,
 # 2016](https://arxiv.org/abs/1701.04128)).
 
 # %%
@@ -217,17 +228,15 @@ fields = receptive_fields(lenet)
 figure, axes = plt.subplots(2, len(fields), figsize=(10, 5.4), layout="constrained")
 for (upper, lower), (layer, field) in zip(axes.T, fields.items(), strict=True):
     first, step, size = field
-    found = gradients["lenet5", layer]
+    found = twins["lenet5"][layer]
     middle = found.shape[0] // 2
     show(upper, digit[0, :, :, 0], f"{layer}: {size}x{size}, step {step}")
     for unit, color in [(middle, ORANGE), (middle - 1, BLUE)]:
         corner = first + unit * step - 0.5
         box = Rectangle((corner, corner), size, size, fill=False, ec=color, lw=2)
         upper.add_patch(box)
-    show(lower, found[middle, middle], "gradient of the orange unit", **MAPS)
-figure.suptitle(
-    "The receptive fields of two neighboring units in each layer of LeNet-5"
-)
+    show(lower, found[middle, middle], "positive twin", **MAPS)
+figure.suptitle("The units of deeper layers see more of the image")
 plt.show()
 
 # %% [markdown]
@@ -236,7 +245,7 @@ plt.show()
 # All units of a feature map have the same kernel. In a *locally connected* layer, each
 # unit has a small window too, but weights of its own. A dense layer connects each unit
 # to each pixel of each map. With maps of `height` by `width`, a kernel of `k` by `k`,
-# and a bias, a layer has this many parameters:
+# and a bias, a layer has this many parameters (weights and biases):
 #
 # - shared: `(k * k * maps_in + 1) * maps_out`
 # - locally connected: `height * width * (k * k * maps_in + 1) * maps_out`
@@ -318,10 +327,15 @@ strongest = maps["conv1"][0].max(axis=(0, 1)).argmax()
 chosen = maps["conv1"][:, :, :, [strongest]]
 figure, axes = plt.subplots(1, 3, figsize=(9, 3.4), layout="constrained")
 options = {**MAPS, "vmax": chosen.max()}
-show(axes[0], chosen[0, :, :, 0], "a feature map of conv1", **options)
-for axis, name in [(axes[1], "Max"), (axes[2], "Average")]:
-    pooled = getattr(layers, f"{name}Pooling2D")(2)(chosen)
-    show(axis, pooled[0, :, :, 0], f"{name.lower()} pooling", **options)
+pooled = {
+    "conv1": chosen,
+    "max": layers.MaxPooling2D(2)(chosen),
+    "average": layers.AveragePooling2D(2)(chosen),
+}
+for axis, (name, feature_map) in zip(axes, pooled.items(), strict=True):
+    _, height, width, _ = feature_map.shape
+    show(axis, feature_map[0, :, :, 0], f"{name}: {height}x{width}", **options)
+figure.suptitle("Max pooling keeps the largest elements, average pooling smooths them")
 plt.show()
 
 # %% [markdown]
@@ -377,16 +391,18 @@ for row, outputs, right in [(axes[0], still, 0), (axes[1], moved, SHIFT)]:
     for axis in row[:4]:  # A line in the middle of the canvas.
         axis.axvline(sum(axis.get_xlim()) / 2, color="white", lw=1, ls=":")
     row[4].bar(range(1, 17), outputs["max_pool"][0], color=BLUE)
-    row[4].set(xlabel="map of pool2", yticks=[])
-    row[4].set_title("its largest element", fontsize=10)
+    row[4].set(xlabel="map of pool2", ylabel="largest element")
+    row[4].set_title("global max pooling", fontsize=10)
 figure.suptitle("The feature maps move with the digit, their largest elements stay")
 plt.show()
 
 # %% [markdown]
-# A shift by less than a step is another matter: the windows cut the digit differently.
-# The table shows how much the outputs of each layer change: the norm of the change,
-# divided by the norm of the output, averaged over 100 digits. Two outputs of equal
-# norm that have nothing in common differ by `sqrt(2)`, about 1.4.
+# How much do the outputs change at a fixed place? The table shows the norm of the
+# change, divided by the norm of the response to the digit: its output minus that of a
+# black canvas. The values are means over 100 digits. Two responses of equal norm that
+# do not overlap differ by `sqrt(2)`, about 1.4. All maps change, because they move.
+# Only `max_pool`, the global pooling, does not if the shift is even: its elements are
+# also the largest of `conv2`, whose units are 2 pixels apart.
 
 # %%
 sample = x_val[:100]
@@ -402,7 +418,8 @@ for right in (1, 2, 4, 8):
         response = (before[name] - black[name]).reshape(len(sample), -1)
         relative = np.linalg.norm(change, axis=1) / np.linalg.norm(response, axis=1)
         changes.append(relative.mean())
-    print(f"{right:2} pixels", *(f"{change:8.2f}" for change in changes))
+    print(f"{right:6} px", *(f"{change:8.2f}" for change in changes))
+    assert (changes[-1] < 0.005) == (right % 2 == 0)
 
 # %% [markdown]
 # Now three nets learn the training digits, each in the middle of a canvas of 40x40
@@ -441,7 +458,7 @@ for (name, values), color, marker in zip(
 ):
     axes.plot(shifts, 100 * np.array(values), marker=marker, color=color, label=name)
 axes.set(
-    title="The accuracy on shifted digits",
+    title="With global pooling, the accuracy hardly depends on the shift",
     xlabel="shift to the right in pixels",
     ylabel="validation accuracy in percent",
     ylim=(0, 100),
@@ -452,13 +469,14 @@ plt.show()
 
 # %% [markdown]
 # The MLP has learned a weight for each pixel, and these pixels now show something else.
-# LeNet-5 has the same feature maps as before, shifted, but the MLP at its end has
-# learned where to expect them: pooling absorbs a small shift, not a large one. With
+# LeNet-5 has nearly the same feature maps as before, shifted, but the MLP at its end
+# has learned where to expect them: pooling absorbs a small shift, not a large one. With
 # global pooling, the place of a feature does not count at all. The price is that the
 # arrangement of the features does not count either, and the accuracy on centered digits
 # is lower. Shifts by an odd number of pixels do change its output a little: the units
-# of `conv2` are 2 pixels apart, so an odd shift falls between two of them. ConvNets
-# with pooling are not exactly invariant to shifts ([Azulay and Weiss,
+# of `conv2` are 2 pixels apart, so an odd shift falls between two of them. Near the
+# border, an even shift can change it, too: some windows to the right of the digit are
+# missing. ConvNets with pooling are not exactly invariant to shifts ([Azulay and Weiss,
 # 2019](https://jmlr.org/papers/v20/19-519.html)).
 #
 # ## Features for classical machine learning
@@ -466,8 +484,9 @@ plt.show()
 # Before 2012, people usually designed the features of images by hand, and trained a
 # linear classifier on them. *Histograms of oriented gradients* (HOG; [Dalal and Triggs,
 # 2005](https://doi.org/10.1109/CVPR.2005.177)) are such features: in each cell of 4x4
-# pixels, they count the directions of the edges. A ConvNet learns its features. Without
-# its MLP, it computes them for scikit-learn.
+# pixels, they add up the strength of the edges by direction, and normalize the sums
+# over blocks of 2x2 cells. A ConvNet learns its features. Without its MLP, it computes
+# them for scikit-learn, a library of classical methods.
 #
 # The same classifier, logistic regression, gets five kinds of features:
 #
@@ -475,13 +494,15 @@ plt.show()
 # - HOG
 # - the last maps of a LeNet-5 with random weights
 # - those of `LeNet5(weights="fashion_mnist")`, trained on images of clothes
-# - the last hidden layer of a LeNet-5 trained on the same images as the classifier
+# - the last hidden layer of a LeNet-5 trained on the same images as the classifier:
+#   unlike the last maps of the other two nets, it was trained for these classes
 #
 # `LeNet5(weights="mnist")` would be cheating: it was trained on MNIST's training
 # images, from which all digits of this sample are taken, those for validation too. Each
-# kind is divided by its standard deviation. The regularization is the same for all
-# kinds: its inverse, `C`, is 40 divided by the number of images, so that its weight
-# relative to the mean loss does not depend on this number.
+# kind is divided by its standard deviation. The classifier also keeps the weights
+# small, as weight decay does: this is called *regularization*, and it is strong if the
+# argument `C` is small. scikit-learn multiplies the sum of the losses by `C`. So with
+# `C = 40 / n`, the mean loss has the same factor for every number of images `n`.
 
 
 # %%
@@ -516,21 +537,23 @@ EXTRACTORS = {
     "kernels learned on clothes": features_of(zoo.LeNet5(weights="fashion_mnist")),
 }
 computed = {name: (f(x_train), f(x_val)) for name, f in EXTRACTORS.items()}
-OWN = "kernels learned on these digits"
+OWN = "features learned on these digits"
 sizes = (100, 400, 1000, 4000)
-accuracies = {name: [] for name in (*computed, OWN)}
+accuracies, counts = {name: [] for name in (*computed, OWN)}, {}
 for n in sizes:
     own = features_of(trained(x_train[:n], y_train[:n]), "dense2")
     for name, (train, val) in {**computed, OWN: (own(x_train[:n]), own(x_val))}.items():
+        counts[name] = train.shape[1]
         scale = train[:n].std()
         classifier = LogisticRegression(C=40 / n, tol=1e-3, max_iter=1000)
         with threadpool_limits(1):  # Threads slow down a problem as small as this.
             classifier.fit(train[:n] / scale, y_train[:n])
         accuracies[name].append(classifier.score(val / scale, y_val))
 
-print(f"{'training images':32}", *(f"{n:7,}" for n in sizes))
+print(f"{'':37} accuracy with training images:")
+print(f"{'features':32} {'number':>7}", *(f"{n:7,}" for n in sizes))
 for name, values in accuracies.items():
-    print(f"{name:32}", *(f"{value:7.1%}" for value in values))
+    print(f"{name:32} {counts[name]:7,}", *(f"{value:7.1%}" for value in values))
 deviation = np.sqrt(values[-1] * (1 - values[-1]) / len(y_val))
 print(
     f"Standard error of the last accuracy, from {len(y_val):,} images: {deviation:.1%}"
@@ -549,7 +572,7 @@ for (name, values), color, marker in zip(
 ):
     axes.plot(sizes, 100 * np.array(values), marker=marker, color=color, label=name)
 axes.set(
-    title="Logistic regression on five kinds of features",
+    title="The features of a ConvNet are better than raw pixels",
     xlabel="training images (logarithmic)",
     ylabel="validation accuracy in percent",
     xscale="log",
@@ -570,10 +593,19 @@ plt.show()
 # improve faster with more digits. They need no designer, and the same method learns
 # features of clothes.
 #
-# More images, and distorted copies of them, bring much more. This is the accuracy of
-# the published weights, which were trained on all of MNIST, on its test images:
+# More images, and distorted copies of them, raise the accuracy much more. The published
+# weights were trained on all of MNIST. This is their accuracy on its test images, as
+# stored with the weights. `zoo evaluate lenet5.mnist` downloads MNIST and measures it
+# again.
 
 # %%
 for name in ("lenet5", "convnet"):
     card = zoo.get_weights(name, "mnist")
     print(f"{card.id}: {card.metrics['accuracy']:.2%}")
+
+# %% [markdown]
+# ## What comes next
+#
+# <a href="../play/index.html">Draw a digit</a>, and see how these networks read it.
+# Then [find the layer that does not learn](../gradients.md) in a net of your own. The
+# [results](../results/glorot2010.md) repeat experiments of the papers.
