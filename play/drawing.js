@@ -42,9 +42,7 @@ export class Pad {
   replace(strokes, event) {
     this.strokes = strokes;
     // A stroke that is being drawn ends.
-    if (this.canvas.hasPointerCapture(this.pointer)) {
-      this.canvas.releasePointerCapture(this.pointer);
-    }
+    if (this.#isPressed()) this.canvas.releasePointerCapture(this.pointer);
     this.#lift();
     this.#draw(event);
   }
@@ -57,8 +55,13 @@ export class Pad {
     this.replace([], event);
   }
 
+  #isPressed() {
+    return this.canvas.hasPointerCapture(this.pointer);
+  }
+
   #press(event) {
-    if (event.button !== 0 || !event.isPrimary) return;
+    // A second finger does not draw.
+    if (event.button !== 0 || this.#isPressed()) return;
     this.pointer = event.pointerId;
     this.canvas.setPointerCapture(this.pointer);
     this.#lift();
@@ -67,7 +70,7 @@ export class Pad {
   }
 
   #move(event) {
-    if (!this.canvas.hasPointerCapture(event.pointerId) || !event.isPrimary) return;
+    if (event.pointerId !== this.pointer || !this.#isPressed()) return;
     const events = event.getCoalescedEvents?.() ?? [];
     const points = (events.length ? events : [event]).map((e) => this.#placeOf(e));
     this.strokes.at(-1).push(...points);
@@ -83,8 +86,8 @@ export class Pad {
 
   #key(event) {
     const isUndo = event.key === "z" && (event.ctrlKey || event.metaKey);
-    if (event.key in MOVES) this.#step(event);
-    else if (event.key === " ") this.#toggle(event);
+    if (event.key in MOVES && !event.altKey) this.#step(event);
+    else if (event.key === " ") event.repeat || this.#isPressed() || this.#toggle(event);
     else if (event.key === "Backspace" || isUndo) this.undo(event);
     else if (event.key === "Delete") this.clear(event);
     else return;
@@ -113,6 +116,7 @@ export class Pad {
   }
 
   #lift() {
+    if (this.isPenDown) this.status.textContent = "Pen up";
     this.isPenDown = false;
     this.#showCursor();
   }

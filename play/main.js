@@ -21,7 +21,7 @@ let announcement;
 async function update(event) {
   latest = event;
   byId("hint").hidden = !pad.isEmpty;
-  if (isRunning) return;
+  if (isRunning || !models.length) return;
   isRunning = true;
   byId("answers").ariaBusy = true;
   try {
@@ -33,7 +33,7 @@ async function update(event) {
       await new Promise(requestAnimationFrame);
     }
   } catch (error) {
-    byId("problem").textContent = `The networks cannot answer. ${error.message}`;
+    byId("summary").textContent = `The networks cannot answer. ${error.message}`;
   } finally {
     isRunning = false;
     byId("answers").ariaBusy = false;
@@ -72,12 +72,12 @@ function showImage(pixels) {
 }
 
 function announce(shown, labels) {
-  const titles = Map.groupBy(shown, (_, i) => labels[i]);
-  const parts = [...titles].map(([label, group]) => {
-    const names = group.map((model) => model.title);
+  const different = [...new Set(labels)];
+  const parts = different.map((label) => {
+    const names = shown.map(({ title }) => title).filter((_, i) => labels[i] === label);
     return `${new Intl.ListFormat("en").format(names)}: ${label}`;
   });
-  const isAgreed = titles.size === 1;
+  const isAgreed = different.length === 1;
   const text = isAgreed ? `All networks answer ${labels[0]}.` : `${parts.join(". ")}.`;
   byId("summary").textContent = pad.isEmpty ? "Draw a digit on the pad." : text;
 }
@@ -85,7 +85,8 @@ function announce(shown, labels) {
 function measure(start) {
   performance.clearMeasures("answer");
   const { duration } = performance.measure("answer", { start });
-  byId("time").textContent = `answered in ${Math.round(duration)} ms`;
+  const text = `answered in ${Math.round(duration)} ms`;
+  byId("time").textContent = pad.isEmpty ? "" : text;
 }
 
 function sliderValues() {
@@ -106,7 +107,8 @@ function showPanels() {
   byId("units-text").hidden = !isVanishing;
   for (const model of models) {
     model.card.element.hidden = model.vanishes && !isVanishing;
-    model.panel.element.hidden = hasMaps(model) === isVanishing;
+    const isShown = model.layers.length && hasMaps(model) !== isVanishing;
+    model.panel.element.hidden = !isShown;
   }
 }
 
@@ -117,10 +119,21 @@ function add(model) {
   showPanels();
 }
 
+/** Removes the own model of an earlier choice that has the same title. */
+function remove(title) {
+  const i = models.findIndex((model) => model.isOwn && model.title === title);
+  if (i < 0) return;
+  models[i].card.element.remove();
+  models[i].panel.element.remove();
+  models.splice(i, 1);
+}
+
 async function addOwn(event) {
   byId("problem").textContent = "";
   try {
-    add(await loadOwnModel(event.target.files));
+    const model = await loadOwnModel(event.target.files);
+    remove(model.title);
+    add(model);
     update(event);
   } catch (error) {
     byId("problem").textContent = `The model cannot be loaded. ${error.message}`;
@@ -130,6 +143,7 @@ async function addOwn(event) {
 
 function listen(examples) {
   let next = 0;
+  for (const name of ["undo", "clear", "example"]) byId(name).disabled = false;
   byId("undo").addEventListener("click", (event) => pad.undo(event));
   byId("clear").addEventListener("click", (event) => pad.clear(event));
   byId("example").addEventListener("click", (event) => {
@@ -154,17 +168,21 @@ function listen(examples) {
 }
 
 async function start() {
-  showSliders();
   try {
     const examples = await (await fetch("examples.json")).json();
     await startRuntime();
-    (await loadModels()).forEach(add);
+    (await loadModels(tellProblem)).forEach(add);
     listen(examples);
+    showSliders(); // They may have been moved while the networks were loading.
     await update(new Event("load"));
     document.body.dataset.ready = "";
   } catch (error) {
     byId("summary").textContent = `The page cannot start. ${error.message}`;
   }
+}
+
+function tellProblem(error) {
+  byId("problem").textContent = error.message;
 }
 
 start();

@@ -10,19 +10,28 @@ export async function startRuntime() {
   ort.env.wasm.wasmBinary = await new Response(binary).arrayBuffer();
 }
 
-/** Loads the models that `models/index.json` lists, in its order. */
-export async function loadModels() {
+/** Loads the models that `models/index.json` lists; `failed(error)` tells of others. */
+export async function loadModels(failed) {
   const listed = await (await load("models/index.json")).json();
-  const files = listed.map(async ({ folder }) => [
-    await (await load(`${folder}/model.onnx`)).arrayBuffer(),
-    await (await load(`${folder}/export.json`)).json(),
-  ]);
+  const files = listed.map(({ folder }) =>
+    Promise.all([
+      load(`${folder}/model.onnx`).then((response) => response.arrayBuffer()),
+      load(`${folder}/export.json`).then((response) => response.json()),
+    ]),
+  );
+  const loaded = await Promise.allSettled(files);
   const models = [];
   // The runtime takes one call at a time.
   for (const [i, { title, vanishes }] of listed.entries()) {
-    const model = await openModel(title, ...(await files[i]));
-    models.push({ ...model, vanishes });
+    try {
+      if (loaded[i].reason) throw loaded[i].reason;
+      const model = await openModel(title, ...loaded[i].value);
+      models.push({ ...model, vanishes });
+    } catch (error) {
+      failed(error);
+    }
   }
+  if (!models.length) throw new Error("No network can be loaded.");
   return models;
 }
 
@@ -35,10 +44,14 @@ export async function loadOwnModel(files) {
   }
   const contract = JSON.parse(await choice["export.json"].text());
   const file = await choice["model.onnx"].arrayBuffer();
-  return openModel(contract.model, file, contract);
+  const model = await openModel(contract?.model, file, contract);
+  return { ...model, isOwn: true };
 }
 
 async function openModel(title, file, contract) {
+  if (!contract?.signatures?.serving_default || !contract.labels) {
+    throw new Error("export.json was not written by zoo.export.");
+  }
   const { inputs, outputs } = contract.signatures.serving_default;
   const [, ...shape] = inputs.image.shape;
   if (shape.reduce((a, b) => a * b, 1) !== 784) {
@@ -60,11 +73,15 @@ async function openModel(title, file, contract) {
   }
 
   const blank = await run(new Uint8Array(784));
+  if (blank.probabilities.length !== contract.labels.length) {
+    const sizes = `${contract.labels.length} and ${blank.probabilities.length}`;
+    throw new Error(`${title} must have a label per class. Received: ${sizes}.`);
+  }
   return { title, labels: contract.labels, layers, blank, run, vanishes: false };
 }
 
 async function load(path) {
   const response = await fetch(path);
-  if (!response.ok) throw new Error(`${path} is missing: run \`make play\`.`);
+  if (!response.ok) throw new Error(`${path} cannot be loaded.`);
   return response;
 }

@@ -22,12 +22,15 @@ export function normalizeDigit(opacity, height, width) {
   for (let pass = 0; pass < 3; pass++) {
     seen = view;
     found = findStrokes(ink, seen);
-    const margin = 0.2 * side(found.box) + 1;
+    // A square view does not widen the strokes of a narrow digit.
+    const { top, bottom, left, right } = found.box;
+    const [y, x] = [(top + bottom) / 2, (left + right) / 2];
+    const reach = 0.7 * side(found.box) + 1;
     view = {
-      top: Math.max(found.box.top - margin, 0),
-      bottom: Math.min(found.box.bottom + margin, height),
-      left: Math.max(found.box.left - margin, 0),
-      right: Math.min(found.box.right + margin, width),
+      top: Math.max(y - reach, 0),
+      bottom: Math.min(y + reach, height),
+      left: Math.max(x - reach, 0),
+      right: Math.min(x + reach, width),
     };
   }
   const { box } = found;

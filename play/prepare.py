@@ -3,8 +3,8 @@
     python play/prepare.py [--output FOLDER]
 
 Without a folder, the files are written beside the page's own; with one, the whole page
-is written there. Any web server for static files then serves it. Models of your own
-that `zoo.export` wrote to `models/<name>` are listed too.
+is written there. Any web server for static files then serves it. The page also lists
+models of your own that `zoo.export` wrote to `models/<name>` beside this file.
 """
 
 import argparse
@@ -67,20 +67,34 @@ def export(model: keras.Model, title: str, models: pathlib.Path) -> None:
     zoo.export(model, models / title, labels=labels, format="onnx", features=names)
 
 
+def newest(folder: pathlib.Path) -> pathlib.Path:
+    """Returns the folder of the newest version of an export."""
+    return folder / str(max(list_versions(folder)))
+
+
 def write_models(models: pathlib.Path) -> None:
     """Exports the zoo's models for MNIST, and lists all models of the folder."""
     titles = [build.__name__ for build in BUILDERS]
     for build, title in zip(BUILDERS, titles, strict=True):
         export(build(weights="mnist"), title, models)
     export(vanishing_net(), VANISHING, models)
-    own = {path.name for path in models.iterdir() if list_versions(path)}
-    titles += sorted(own - {*titles, VANISHING})
-    listed = []
-    for title in [*titles, VANISHING]:
-        versions = list_versions(models / title)
-        folder = f"models/{title}/{max(versions)}"
-        vanishes = title == VANISHING
-        listed.append({"title": title, "folder": folder, "vanishes": vanishes})
+    for source in sorted((HERE / "models").glob("*")):
+        if source.name in {*titles, VANISHING} or not list_versions(source):
+            continue
+        if not (newest(source) / "model.onnx").is_file():
+            print(f'{source} is left out: export it with `format="onnx"`.')
+            continue
+        if models.parent != HERE:
+            shutil.copytree(source, models / source.name, dirs_exist_ok=True)
+        titles.append(source.name)
+    listed = [
+        {
+            "title": title,
+            "folder": newest(models / title).relative_to(models.parent).as_posix(),
+            "vanishes": title == VANISHING,
+        }
+        for title in [*titles, VANISHING]
+    ]
     (models / "index.json").write_text(json.dumps(listed, indent=2) + "\n", "utf-8")
 
 

@@ -80,7 +80,7 @@ def draw(curves: dict, misread: Any, path: pathlib.Path) -> None:
     bitmaps.imshow(np.hstack(digits), cmap="gray_r")
     bitmaps.set(title="the targets of F6", xticks=[], yticks=[])
     images, labels, predicted = misread
-    axes = right.subplots(10, 10)
+    axes = right.subplots(-(-len(labels) // 10), 10)
     right.suptitle(f"{len(labels)} misread test images: true → read")
     for i, axis in enumerate(axes.flat):
         axis.axis("off")

@@ -333,17 +333,35 @@ def test_other_files_are_refused(page, tmp_path):
     assert problem.text.endswith("Received: model.onnx.")
 
 
+def test_the_page_works_without_a_model_that_cannot_be_loaded(opened, folder):
+    [file] = folder.glob("models/LeNet5/*/model.onnx")
+    away = file.rename(file.with_suffix(".away"))
+    try:
+        opened.open()
+        [problem] = opened.find("#problem")
+        assert problem.text.endswith("model.onnx cannot be loaded.")
+        opened.draw(DIGITS[3], "mouse")
+        assert opened.answers().keys() == {*NETWORKS} - {"LeNet5"}
+    finally:
+        away.rename(file)
+        opened.driver.get_log("browser")  # The missing file is an entry.
+
+
 def test_an_own_folder_is_listed(folder):
     keras.utils.set_random_seed(0)
     program = (
         "import pathlib, sys; sys.path.insert(0, sys.argv[1]); import prepare, zoo\n"
-        "models = pathlib.Path(sys.argv[2]); model = zoo.LeNet5(weights='mnist')\n"
-        "zoo.export(model, models / 'mine', format='onnx')\n"
-        "prepare.BUILDERS = prepare.BUILDERS[:1]; prepare.write_models(models)\n"
+        "prepare.HERE, output = map(pathlib.Path, sys.argv[2:])\n"
+        "model = zoo.LeNet5(weights='mnist')\n"
+        "zoo.export(model, prepare.HERE / 'models' / 'mine', format='onnx')\n"
+        "zoo.export(model, prepare.HERE / 'models' / 'served')\n"
+        "prepare.BUILDERS = prepare.BUILDERS[:1]\n"
+        "prepare.write_models(output / 'models')\n"
     )
-    models = folder.parent / "own"
-    models.mkdir()
-    run_python("-W", "ignore", "-c", program, PLAY, models)
-    listed = json.loads((models / "index.json").read_text("utf-8"))
+    beside, output = folder.parent / "beside", folder.parent / "output"
+    (output / "models").mkdir(parents=True)
+    printed = run_python("-W", "ignore", "-c", program, PLAY, beside, output)
+    assert "served is left out: export it with" in printed
+    listed = json.loads((output / "models" / "index.json").read_text("utf-8"))
     assert [x["title"] for x in listed] == ["ShallowMLP", "mine", "SigmoidMLP"]
-    assert all((models.parent / "own" / x["folder"][7:]).is_dir() for x in listed)
+    assert all((output / x["folder"] / "model.onnx").is_file() for x in listed)

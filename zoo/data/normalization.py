@@ -94,12 +94,14 @@ def _normalize_digit(rgba: Any, xp: Any) -> Any:
         seen = view
         box, background, strokes, black = _find_strokes(ink, seen, xp)
         side = box.side(xp)
-        margin = 0.2 * side + 1
+        # A square view does not widen the strokes of a narrow digit.
+        y, x = (box.top + box.bottom) / 2, (box.left + box.right) / 2
+        reach = 0.7 * side + 1
         view = Box(
-            xp.maximum(box.top - margin, 0.0),
-            xp.minimum(box.bottom + margin, whole.bottom),
-            xp.maximum(box.left - margin, 0.0),
-            xp.minimum(box.right + margin, whole.right),
+            xp.maximum(y - reach, 0.0),
+            xp.minimum(y + reach, whole.bottom),
+            xp.maximum(x - reach, 0.0),
+            xp.minimum(x + reach, whole.right),
         )
     step = side / DIGIT_SIDE
     middle = SIDE / 2
