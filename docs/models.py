@@ -104,8 +104,9 @@ def weights_section(card: zoo.Weights) -> str:
     if "calibration_error" in metrics:
         facts.append(f"Expected calibration error: {metrics['calibration_error']:.2%}.")
     if "seconds" in training:
-        minutes = f"{training['seconds'] / 60:.0f} minutes"
-        facts.append(f"Training: {minutes} on {training['cores']} cores.")
+        minutes, cores = training["seconds"] / 60, training["cores"]
+        place = f"{cores} core{'s' * (cores > 1)} of an {training['cpu']}"
+        facts.append(f"Training: {minutes:.0f} minutes per seed on {place}.")
     facts.append(f"Data: [{data['citation']}]({data['source']}), {data['license']}.")
     parts = [
         f"## {DATASETS[card.dataset]}\n",

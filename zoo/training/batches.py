@@ -1,5 +1,6 @@
 """The batches of a training run: distorted images, and labels or soft targets."""
 
+import copy
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -83,13 +84,14 @@ def fit_statistics(model: keras.Model, batches: TrainingBatches) -> None:
 
     They become the means over the first batches of the run.
     """
-    batches.shard = (0, 1)  # Every process computes the same from whole batches.
+    whole = copy.copy(batches)
+    whole.shard = (0, 1)  # Every process computes the same from whole batches.
     kind = keras.layers.BatchNormalization
     found = [layer for layer in model._flatten_layers() if isinstance(layer, kind)]
     momenta = [layer.momentum for layer in found]
     for index in range(STATISTICS_BATCHES if found else 0):
         for layer in found:
             layer.momentum = index / (index + 1)  # of the mean of all batches so far
-        model(batches[index][0], training=True)
+        model(whole[index][0], training=True)
     for layer, momentum in zip(found, momenta, strict=True):
         layer.momentum = momentum

@@ -128,7 +128,7 @@ def _read_training(folder: pathlib.Path, epochs: int) -> dict[str, Any]:
     layers = {
         name: np.median(values[: steps * epochs].reshape(epochs, steps), 1)
         for name, values in norms.items()
-        if name not in ("step", "optimizer")
+        if name not in ("step", "optimizer", "global_norm")
     }
     curve = {name: logs[name] for name in ("accuracy", "loss")}
     return {

@@ -36,6 +36,15 @@ def test_redrawn_digits_are_read_as_the_originals(style):
     assert (found != labels).sum() <= (5 if style == "phone photo" else 2)
 
 
+@pytest.mark.parametrize("length", [60, 75, 120])
+def test_a_short_stroke_is_a_one(length):
+    page = Image.new("L", (280, 280), 255)
+    page.paste(0, (130, 100, 150, 100 + length))
+    pixels = fit(as_rgba(page), SHAPE, "mnist")
+    [answer] = zoo.LeNet5(weights="mnist").predict(pixels[None], verbose=0)
+    assert answer.argmax() == 1
+
+
 def digit():
     page = Image.new("L", (200, 160), 255)
     seven = Image.new("L", (40, 60), 255)

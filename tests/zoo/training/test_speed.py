@@ -5,6 +5,7 @@ import logging
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import zoo
 from zoo.training import speed
@@ -20,7 +21,8 @@ from zoo.training.recipes import Recipe
         ("convnet", 10_000, "auto"),
     ],
 )
-def test_xla_is_for_long_runs_of_dense_layers(model, steps, expected):
+def test_xla_is_for_long_runs_of_dense_layers(model, steps, expected, monkeypatch):
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])  # No GPU.
     assert speed.choose_jit(zoo.create(model), steps) == expected
 
 
