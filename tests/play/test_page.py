@@ -336,6 +336,8 @@ def test_other_files_are_refused(page, tmp_path):
 def test_the_page_works_without_a_model_that_cannot_be_loaded(opened, folder):
     [file] = folder.glob("models/LeNet5/*/model.onnx")
     away = file.rename(file.with_suffix(".away"))
+    for command in ("Network.enable", "Network.clearBrowserCache"):
+        opened.driver.execute_cdp_cmd(command, {})
     try:
         opened.open()
         [problem] = opened.find("#problem")
