@@ -57,7 +57,8 @@ def write_page(lesson: pathlib.Path, note: str) -> None:
     client = NotebookClient(notebook, extra_arguments=KERNEL_OPTIONS, **options)
     client.execute()
     figures = []
-    for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    for cell in code:
         # Logs of TensorFlow are not part of the lesson.
         cell.outputs = [x for x in cell.outputs if x.get("name") != "stderr"]
         for output in cell.outputs:

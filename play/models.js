@@ -19,13 +19,13 @@ export async function loadModels(failed) {
       load(`${folder}/export.json`).then((response) => response.json()),
     ]),
   );
-  const loaded = await Promise.allSettled(files);
+  // A failure is reported when the model's turn comes.
+  for (const file of files) file.catch(() => {});
   const models = [];
   // The runtime takes one call at a time.
   for (const [i, { title, vanishes }] of listed.entries()) {
     try {
-      if (loaded[i].reason) throw loaded[i].reason;
-      const model = await openModel(title, ...loaded[i].value);
+      const model = await openModel(title, ...(await files[i]));
       models.push({ ...model, vanishes });
     } catch (error) {
       failed(error);

@@ -69,7 +69,8 @@ def export(model: keras.Model, title: str, models: pathlib.Path) -> None:
 
 def newest(folder: pathlib.Path) -> pathlib.Path:
     """Returns the folder of the newest version of an export."""
-    return folder / str(max(list_versions(folder)))
+    versions = list_versions(folder)
+    return versions[max(versions)]
 
 
 def write_models(models: pathlib.Path) -> None:

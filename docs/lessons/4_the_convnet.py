@@ -397,12 +397,13 @@ figure.suptitle("The feature maps move with the digit, their largest elements st
 plt.show()
 
 # %% [markdown]
-# How much do the outputs change at a fixed place? The table shows the norm of the
-# change, divided by the norm of the response to the digit: its output minus that of a
-# black canvas. The values are means over 100 digits. Two responses of equal norm that
-# do not overlap differ by `sqrt(2)`, about 1.4. All maps change, because they move.
-# Only `max_pool`, the global pooling, does not if the shift is even: its elements are
-# also the largest of `conv2`, whose units are 2 pixels apart.
+# The next table compares each output with its values before the shift, unit by unit. It
+# shows the norm of the difference, divided by the norm of the response to the digit:
+# the output minus that for a black canvas. The values are means over 100 digits. Two
+# responses of equal norm that do not overlap differ by `sqrt(2)`, about 1.4. All maps
+# change, because the features in them move. Only `max_pool`, the global pooling, stays
+# the same if the shift is even: its elements are also the largest of `conv2`, whose
+# units are 2 pixels apart.
 
 # %%
 sample = x_val[:100]

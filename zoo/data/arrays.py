@@ -48,6 +48,11 @@ class Box(NamedTuple):
     def side(self, xp: Any) -> Any:
         return xp.maximum(self.bottom - self.top, self.right - self.left)
 
+    def square(self, half: Any) -> "Box":
+        """Returns the square around the center of this box, given half its side."""
+        y, x = (self.top + self.bottom) / 2, (self.left + self.right) / 2
+        return Box(y - half, y + half, x - half, x + half)
+
     def zoom(self, inner: "Box", points: float) -> "Box":
         """Converts a box in pixels to the points of a grid that covers this box."""
         y, x = self.bottom - self.top, self.right - self.left

@@ -95,13 +95,12 @@ def _normalize_digit(rgba: Any, xp: Any) -> Any:
         box, background, strokes, black = _find_strokes(ink, seen, xp)
         side = box.side(xp)
         # A square view does not widen the strokes of a narrow digit.
-        y, x = (box.top + box.bottom) / 2, (box.left + box.right) / 2
-        reach = 0.7 * side + 1
+        square = box.square(0.7 * side + 1)
         view = Box(
-            xp.maximum(y - reach, 0.0),
-            xp.minimum(y + reach, whole.bottom),
-            xp.maximum(x - reach, 0.0),
-            xp.minimum(x + reach, whole.right),
+            xp.maximum(square.top, 0.0),
+            xp.minimum(square.bottom, whole.bottom),
+            xp.maximum(square.left, 0.0),
+            xp.minimum(square.right, whole.right),
         )
     step = side / DIGIT_SIDE
     middle = SIDE / 2
@@ -146,10 +145,7 @@ def _normalize_clothing(rgba: Any, xp: Any) -> Any:
     light = xp.floats(gray_paper > 127)
     ink = light * (gray_paper - gray) / xp.maximum(gray_paper, 1.0)
     ink = ink + (1 - light) * (gray - gray_paper) / xp.maximum(255 - gray_paper, 1.0)
-    half = box.side(xp) / 2
-    y, x = (box.top + box.bottom) / 2, (box.left + box.right) / 2
-    frame = Box(y - half, y + half, x - half, x + half)
-    return clip(resample(ink, frame, (SIDE, SIDE), xp), xp)
+    return clip(resample(ink, box.square(box.side(xp) / 2), (SIDE, SIDE), xp), xp)
 
 
 def _is_digit(gray: Any, xp: Any) -> Any:

@@ -243,7 +243,7 @@ def test_bad_requests_are_rejected(server, name):
 def test_answers_are_those_of_predict_to_the_bit(name, tmp_path):
     model, dataset = zoo.create(name), name.partition(".")[2]
     folder = export(model, tmp_path)
-    blocks = np.random.default_rng(0).integers(0, 256, (300, 4, 4, 1), "uint8")
+    blocks = np.random.default_rng(0).integers(0, 256, (1000, 4, 4, 1), "uint8")
     pixels = in_form(blocks.repeat(7, 1).repeat(7, 2), dataset)
     # XLA rounds differently, in the seventh digit, and TF Serving runs without it.
     model.compile(jit_compile=False)
@@ -251,7 +251,7 @@ def test_answers_are_those_of_predict_to_the_bit(name, tmp_path):
     expected = model.predict(pixels, batch_size=len(pixels), verbose=0)
     in_batches = model.predict(pixels, verbose=0)
     labels = [model.categories[class_id] for class_id in expected.argmax(-1)]
-    assert np.ptp(expected, 0).max() > 1e-3  # The model tells the images apart.
+    assert len(set(labels)) > 1
 
     requests = [
         ("serving_default", pixels.astype("float32")),
