@@ -6,7 +6,7 @@
 # NumPy, and no knowledge of deep learning.
 #
 # Formulas are written as in the code: `@` is the matrix product, `*` multiplies element
-# by element. An `assert` in the code checks each of them.
+# by element. `assert` statements in the code check most of them.
 
 # %%
 import keras
@@ -148,8 +148,7 @@ assert np.allclose(softmax(two)[:, 1], sigmoid(two[:, 1] - two[:, 0]))
 #
 # The optimizer, AdamW, is a variant of SGD. Like *Adam*, it divides the step of each
 # weight by the recent size of the weight's gradient. It also moves each weight a little
-# towards zero at each step. This *weight decay* removes noise from the weights, and
-# makes the images below clearer.
+# towards zero at each step. This *weight decay* keeps the weights small.
 
 
 # %%
@@ -255,13 +254,13 @@ axes[1].legend(loc="upper left")
 plt.show()
 
 # %% [markdown]
-# ## Universal features
+# ## Universal approximation
 #
 # A net with one hidden layer approximates every continuous function on a closed and
 # bounded region as closely as you like, if it has enough hidden units. This holds for
 # every continuous activation that is not a polynomial (Cybenko, 1989, for sigmoids;
-# Leshno et al., 1993, in general). The theorem says nothing about how many units are
-# needed, or whether training finds them.
+# Leshno et al., 1993, in general). This *universal approximation theorem* does not say
+# how many units are needed, or whether training finds them.
 #
 # In one dimension the construction is easy. The output is a weighted sum of ReLU units,
 # and each unit bends the line at one knot: its weight is the change of slope there.
@@ -469,7 +468,8 @@ plt.show()
 # shapes, and one template cannot describe all five. Here the hidden layer matters more.
 #
 # The accuracy on 1,000 images has a standard error of `sqrt(a * (1 - a) / 1000)`, about
-# one percentage point. Differences of one or two points may be chance.
+# one percentage point. Differences of one or two points may be chance. (Parameters are
+# weights and biases.)
 
 # %%
 parity = {0: zoo.ShallowMLP(0, classes=2), 100: zoo.ShallowMLP(100, classes=2)}
@@ -484,14 +484,14 @@ even_or_odd = [(images, labels % 2), (validation[0], validation[1] % 2)]
 table["even or odd", "logistic regression"] = (parity[0], *even_or_odd)
 table["even or odd", "MLP, 100 units"] = (parity[100], *even_or_odd)
 results = []
-print(f"{'task':12} {'model':20} {'weights':>8} {'training':>9} {'validation':>16}")
+print(f"{'task':12} {'model':20} {'parameters':>10} {'training':>9} {'validation':>16}")
 for (task, name), (net, *data) in table.items():
     seen, unseen = (zoo.evaluate(net, split)["accuracy"] for split in data)
     standard_error = np.sqrt(unseen * (1 - unseen) / len(validation[1]))
     results.append(unseen)
     size = net.count_params()
     accuracies = f"{seen:9.1%} {unseen:9.1%} ± {standard_error:.1%}"
-    print(f"{task:12} {name:20} {size:8,} {accuracies}")
+    print(f"{task:12} {name:20} {size:10,} {accuracies}")
 regression_digits, mlp_digits, regression_parity, mlp_parity = results
 assert mlp_parity - regression_parity > mlp_digits - regression_digits > 0
 

@@ -47,10 +47,10 @@ def train(activation, depth):
 # %% [markdown]
 # ## A net that does not learn
 #
-# Here is a net of ten sigmoid layers. The ten classes are about equally frequent, so a
-# guess is right in about 10% of the cases. This net is no better: it gives the same
-# answer for every image. `GradientNorms` records the norm of the gradient of each layer
-# at each step, and `diagnose` tells you what is wrong.
+# Here is a net of ten sigmoid layers, trained for four epochs. The ten classes are
+# about equally frequent, so a guess is right in about 10% of the cases. This net is no
+# better: it gives the same answer for every image. `GradientNorms` records the norm of
+# the gradient of each layer at each step, and `diagnose` tells you what is wrong.
 
 # %%
 model, norms = train("sigmoid", 10)
@@ -64,7 +64,8 @@ print(norms.diagnose())
 assert norms.diagnose()[0].kind == "vanishing"
 
 # %% [markdown]
-# Lesson 3 explains these remedies.
+# Lesson 3 explains these remedies. It calls `kernel_initializer="he_normal"` *He's
+# weights*.
 #
 # ## The chain rule, layer by layer
 #
@@ -116,7 +117,7 @@ plt.show()
 #
 # The gradient of a bias is the sum of `d` over the batch. So with one image per batch,
 # the norm of the bias gradient is the norm of `d`, and `GradientNorms` records it. The
-# learning rate is 0, so that all 200 images meet the net as it was initialized.
+# learning rate is 0, so the net does not change between the 200 images.
 
 # %%
 DEPTH, SAMPLE = 10, 200
@@ -135,6 +136,7 @@ def measure(activation):
 nets = {name: measure(name) for name in STYLES}
 
 # %% [markdown]
+# The table shows the bound, and the largest and the median factor of the 200 images.
 # The bound holds for every image and every layer. It is not tight: the largest singular
 # value belongs to a single direction, and `d` has parts in all directions.
 
@@ -169,8 +171,8 @@ for name, (model, _) in nets.items():
 
 # %% [markdown]
 # The slope depends on `z`. Over random draws of the weights, a pre-activation is a sum
-# of many independent terms. So it is nearly normal, with mean 0 and a variance `q`.
-# Each layer changes the variance:
+# of many independent terms. So it is nearly normal, with mean 0 (the biases are 0 at
+# first) and a variance `q`. Each layer changes the variance:
 #
 # - first layer: `q[1] = variance(w[1]) * mean(norm(x) ** 2)`
 # - next layers: `q[l + 1] = v * mean(f(z) ** 2)`, with `z` normal of variance `q[l]`
@@ -204,10 +206,10 @@ def predict(activation):
 # ## Predicted against measured
 #
 # The factors of single layers scatter, because a layer of 100 units is only a sample.
-# The prediction must hold within 20% at each layer, and within 5% for the mean over the
-# layers. For the sigmoid, the factor is a little below 1/4. That of ReLU is 1: He
-# initialization was designed for this. That of tanh is below 1 in the first layers, and
-# approaches 1.
+# The code checks that the prediction is within 20% at each layer, and within 5% for the
+# mean over the layers. For the sigmoid, the factor is a little below 1/4. That of ReLU
+# is 1: He initialization was designed for this. That of tanh is below 1 in the first
+# layers, and approaches 1.
 
 # %%
 figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
@@ -298,9 +300,9 @@ plt.show()
 # gradient. So it compensates for a decay, unless the gradient of a single weight is
 # below a constant, `epsilon`. The table shows its size in the sigmoid net of ten
 # layers: the root mean square over the weights of a layer, and its median over the
-# steps. It is below `epsilon` in the first three layers only. In the other layers, Adam
-# compensates for the decay. The net is still no better than a guess. The section "The
-# signal vanishes, too" explains this.
+# steps. It is below `epsilon` in the first three layers only. From layer 4 on, Adam
+# compensates for most of the decay. The net is still no better than a guess. The
+# section "The signal vanishes, too" explains this.
 
 # %%
 epsilon = keras.optimizers.Adam().epsilon
@@ -325,7 +327,7 @@ for name, style in STYLES.items():
 axis.axhline(10, color="black", linewidth=1)
 axis.text(1, 11.5, "guess")
 axis.set(xlabel="hidden layers", ylabel="validation accuracy, %", ylim=(0, 100))
-axis.set_title("Sigmoid nets of ten layers or more do not learn")
+axis.set_title("In four epochs, sigmoid nets of ten layers or more learn nothing")
 axis.set_xticks(DEPTHS, DEPTHS)
 axis.minorticks_off()
 axis.grid(alpha=0.3)
@@ -340,8 +342,12 @@ assert accuracy["tanh", 50] < accuracy["tanh", 20]
 # %% [markdown]
 # ## The diagnosis
 #
-# `diagnose` reads all this from the record of a training run, without knowing the
-# activation or the accuracy.
+# `diagnose` sees only the recorded norms and the size of the weights, not the
+# activation or the accuracy. Its verdict is *vanishing* if the norms fall toward the
+# input by a factor of 100 or more in total, and are small relative to the weights. The
+# column `first / last` compares the first and the last hidden layer: the median of
+# their ratio over the steps. A healthy gradient does not guarantee a high accuracy, as
+# the nets of 50 layers show.
 
 # %%
 print(f"{'activation':10} {'layers':>6} {'first / last':>13} {'accuracy':>9}  verdict")
@@ -358,8 +364,9 @@ for (name, depth), (_, norms) in runs.items():
 #
 # Now look at the forward pass. A small difference between the activations of two images
 # passes through the same weights and slopes as `d`. So each sigmoid layer multiplies it
-# by the same factor. In the deep layers all images look alike, and the last layers have
-# nothing to learn from, although their gradient is large.
+# by the same factor. In the deep layers of the untrained net, all images look alike. So
+# at first, the last layers have almost nothing to learn from, although their gradient
+# is large.
 #
 # The figure shows the spread of the activations over the images, relative to their
 # length, in untrained nets. In the sigmoid net, it ends in the rounding errors of
@@ -395,10 +402,10 @@ plt.show()
 # ## What comes next
 #
 # A gradient that reaches every layer is necessary, but it is not enough: after four
-# epochs, the deepest tanh and ReLU nets have learned less than the others, although
-# their gradient does not vanish.
+# epochs, the tanh and ReLU nets of 50 layers are far behind the shallower ones of the
+# same activation, although their gradient does not vanish.
 #
-# The factor depends on the weights and on the slope of the activation, and so on the
-# size of the pre-activations. All of them can be changed. A residual path even leads
-# the gradient around a layer. Lesson 3 compares these tricks: initialization,
-# activation, normalization, and residual paths.
+# The factor depends on the weights and on the slope of the activation. The slope
+# depends on the size of the pre-activations. All of them can be changed. A residual
+# path even leads the gradient around a layer. Lesson 3 compares these tricks:
+# initialization, activation, normalization, and residual paths.

@@ -3,13 +3,13 @@
 #
 # Lesson 2 showed why deep sigmoid nets did not learn: on its way back from the output
 # to the input, the gradient is multiplied by a small factor in every layer. Four tricks
-# keep this factor close to 1: a better initialization, another activation,
-# normalization, and residual paths. This lesson derives each of them, checks the
-# derivation by measurement, and adds them to a deep sigmoid net one at a time, until it
-# is the `DeepMLP` of the zoo.
+# change this factor: a better initialization, another activation, normalization, and
+# residual paths. This lesson derives each of them, checks the derivation by
+# measurement, and adds them to a deep sigmoid net one at a time, until it is the
+# `DeepMLP` of the zoo.
 #
 # Formulas are written as in the code: `@` is the matrix product, `*` multiplies element
-# by element. An `assert` in the code checks each of them.
+# by element. `assert` statements in the code check most of them.
 
 # %%
 import keras
@@ -40,7 +40,7 @@ rng = np.random.default_rng(0)
 #
 # `mean((error @ w.T)**2) = n_out * var_w * mean(error**2)`
 #
-# The three classical choices of `var_w` follow from these two lines:
+# Three choices of `var_w` are common. The last two follow from these lines:
 #
 # - **Classical**: weights between `-1 / sqrt(n_in)` and `1 / sqrt(n_in)`, all equally
 #   likely. A uniform distribution between `-r` and `r` has the variance `r**2 / 3`, so
@@ -155,10 +155,11 @@ for activation, (_, _, square) in ACTIVATIONS.items():
 # are right.
 #
 # With tanh, Glorot's weights lose a part of the norm in the first layers, where the
-# signal is large and the slope is below 1. (In lesson 2, the signal is smaller, and so
-# is the loss.) In ten layers, He's weights look better. The next table shows deeper
-# nets. With Glorot's weights, the signal shrinks from layer to layer, and the factor
-# approaches 1. With He's weights, the factor stays above 1, and the gradient explodes.
+# signal is large and the slope is below 1. (In lesson 2, the signal is smaller, so less
+# of the norm is lost.) In ten layers, He's weights look better. The next table shows
+# deeper nets. With Glorot's weights, the signal shrinks from layer to layer, and the
+# factor approaches 1. With He's weights, the factor stays above 1, and the gradient
+# explodes.
 #
 # The sigmoid has no good initializer here. Even with He's weights, each layer divides
 # the norm by about 3. With weights of variance `16 / units`, the factor would be 1 if
@@ -250,9 +251,11 @@ for normalize in (batch_norm, layer_norm):
 # %% [markdown]
 # ## Residual paths
 #
-# A residual block adds its input to its output: `y = x + f(x)` ([He et al.,
-# 2016](https://arxiv.org/abs/1512.03385)). By the chain rule, its Jacobian, the matrix
-# of all derivatives of `y` with respect to `x`, is
+# A residual block adds its input to the output of its layers: `y = x + f(x)` ([He et
+# al., 2016](https://arxiv.org/abs/1512.03385)). In `DeepMLP`, `f` is a dense layer,
+# then the normalization, then the activation. The first layer has no residual path,
+# because its input has another size. By the chain rule, its Jacobian, the matrix of all
+# derivatives of `y` with respect to `x`, is
 #
 # `identity + jacobian of f`
 #
@@ -353,14 +356,14 @@ print(
 # %%
 # Each panel begins with the last net of the panel before.
 PANELS = {
-    "Glorot's weights suit tanh,\nHe's weights suit ReLU": {
+    "Glorot's weights suit tanh;\nHe's weights suit ReLU": {
         "sigmoid, classical weights": ("#000000", "o", "-"),
         "+ Glorot's weights": ("#E69F00", "s", "-"),
         "+ tanh": ("#CC79A7", "^", "--"),
         "+ ReLU": ("#D55E00", "v", "-"),
         "+ He's weights": ("#009E73", "D", "-"),
     },
-    "Layer normalization keeps the line flat,\nbatch normalization does not": {
+    "Layer normalization keeps the line flat;\nbatch normalization does not": {
         "+ He's weights": ("#009E73", "D", "-"),
         "+ layer normalization": ("#777777", "<", "-."),
         "+ batch instead of layer norm.": ("#56B4E9", "P", "--"),
@@ -421,9 +424,11 @@ assert biases > 100 * weights
 # - **He's weights** raise the whole line.
 # - **Layer normalization** keeps the line flat.
 # - **Batch normalization** makes the gradient *grow* toward the input. The next section
-#   explains the growth. The accuracy falls, on the training images, too.
-# - **Residual paths** limit this growth: the sum of many blocks changes little from one
-#   block to the next.
+#   explains the growth. The accuracy falls, also on the training images. The size of
+#   the gradient alone does not explain this, because Adam divides by it. This lesson
+#   does not examine the cause.
+# - **Residual paths** limit this growth. The input of a block is the sum of the outputs
+#   of all earlier blocks, so in the deeper layers one more block changes it little.
 # - **Fewer, wider layers** complete the net. It has more parameters, and a shorter way
 #   from the loss to the input.
 #
@@ -432,14 +437,15 @@ assert biases > 100 * weights
 #
 # ## The price of batch normalization
 #
-# Suppose that `z` is normalized. The mean square of `relu(z)` is 1/2. Its mean is
-# `1 / sqrt(2 * pi)`, so its variance is `1/2 - 1 / (2 * pi)`. Batch normalization
-# divides by the standard deviation, not by the root of the mean square.
+# Suppose that `z` has a normal distribution with mean 0 and variance 1, as it nearly
+# has after batch normalization of a wide layer. The mean square of `relu(z)` is 1/2.
+# Its mean is `1 / sqrt(2 * pi)`, so its variance is `1/2 - 1 / (2 * pi)`. Batch
+# normalization divides by the standard deviation, not by the root of the mean square.
 #
-# Let the next layer have `n` inputs. Over a large batch, the variance of its
-# pre-activations is `n * var_w` times the variance of `relu(z)`. Batch normalization
-# divides the signal by the root of this, and on its way back the error, too. So the
-# factor for the mean square of the error, `n * var_w * 1/2`, is divided by
+# Let the next layer have `n` inputs and `n` units. Over a large batch, the variance of
+# its pre-activations is `n * var_w` times the variance of `relu(z)`. Batch
+# normalization divides the signal by the root of this, and on its way back the error,
+# too. So the factor for the mean square of the error, `n * var_w * 1/2`, is divided by
 # `n * var_w * (1/2 - 1 / (2 * pi))`. `n * var_w` cancels, and the factor becomes
 #
 # `(1/2) / (1/2 - 1 / (2 * pi)) = pi / (pi - 1)`
@@ -475,9 +481,9 @@ assert residual < without
 # validation images are few. The training images are few, too: the last two nets have
 # nearly all of them right, but fewer of the validation images.
 #
-# The order of the tricks matters as well. To try your own, change `STEPS`, or build a
-# net directly:
-# `zoo.DeepMLP((128,) * 20, activation="tanh", normalization="layer", residual=False)`.
+# The table shows one order of the tricks. To try another, change `STEPS`, or build a
+# net directly: `zoo.DeepMLP((128,) * 20, activation="tanh", normalization="layer",
+# residual=False)`.
 #
 # The tricks do not change what an MLP sees: a list of pixels without neighbors. Lesson
 # 4 is about the net that knows where the pixels are.

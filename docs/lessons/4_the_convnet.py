@@ -8,7 +8,7 @@
 # receptive fields, shared weights, pooling, and what happens when a digit moves. At the
 # end, the ConvNet supplies the features for a classical method of machine learning.
 #
-# Formulas are written as in the code, and an `assert` checks each of them.
+# Formulas are written as in the code, where `assert` statements check most of them.
 
 # %%
 import keras
@@ -106,7 +106,7 @@ plt.show()
 figure, axes = plt.subplots(2, 8, figsize=(10, 3), layout="constrained")
 for i, axis in enumerate(axes.flat):
     show(axis, maps["conv2"][0, :, :, i], f"map {i + 1}", **MAPS)
-figure.suptitle("Each map of conv2 finds another combination of features")
+figure.suptitle("Each map of conv2 finds a different combination of features")
 plt.show()
 
 # %% [markdown]
@@ -115,9 +115,9 @@ plt.show()
 # The *receptive field* of a unit is the part of the image that can influence it. For
 # square windows it follows from the architecture alone. Three numbers describe a layer:
 # the first pixel in the field of unit 0, the step from one unit's field to the next,
-# and the size of a field. For the image they are 0, 1 and 1. A layer whose window has
-# `kernel` elements, moves by `stride`, and adds `padding` zeros before the first
-# element turns them into:
+# and the size of a field. For the image they are 0, 1 and 1. Take a layer with a window
+# of `kernel` elements that moves by `stride`, and with `padding` zeros before the first
+# element. Its three numbers are:
 #
 # - `first - padding * step`
 # - `step * stride`
@@ -159,10 +159,11 @@ def field_mask(field, units, pixels=28):
 
 # %% [markdown]
 # The check lights one pixel of a black image at a time: the pixel is in the field of a
-# unit if the unit responds. In the trained net, a unit may also not respond because a
-# ReLU is off, or because max pooling chooses another element. So the check takes a twin
-# of each net with the same windows, but positive weights, average pooling, no biases
-# and no activation. Nothing can cancel in it, and it responds to a black image with 0.
+# unit if the unit responds. In the trained net, a unit may fail to respond for other
+# reasons: a ReLU is off, or max pooling chooses another element. So the check takes a
+# twin of each net with the same windows, but positive weights, average pooling, no
+# biases and no activation. Nothing can cancel in it, and it responds to a black image
+# with 0.
 #
 # The code checks LeNet-5 and `zoo.ConvNet`, a newer net with more convolutions.
 
@@ -245,7 +246,8 @@ plt.show()
 # All units of a feature map have the same kernel. In a *locally connected* layer, each
 # unit has a small window too, but weights of its own. A dense layer connects each unit
 # to each pixel of each map. With maps of `height` by `width`, a kernel of `k` by `k`,
-# and a bias, a layer has this many parameters (weights and biases):
+# and a bias, a layer has this many parameters (weights and biases). The convolutions of
+# `ConvNet` have no bias: leave out the `+ 1` for them.
 #
 # - shared: `(k * k * maps_in + 1) * maps_out`
 # - locally connected: `height * width * (k * k * maps_in + 1) * maps_out`
@@ -335,7 +337,7 @@ pooled = {
 for axis, (name, feature_map) in zip(axes, pooled.items(), strict=True):
     _, height, width, _ = feature_map.shape
     show(axis, feature_map[0, :, :, 0], f"{name}: {height}x{width}", **options)
-figure.suptitle("Max pooling keeps the largest elements, average pooling smooths them")
+figure.suptitle("Max pooling keeps the largest element; average pooling keeps the mean")
 plt.show()
 
 # %% [markdown]
@@ -349,8 +351,9 @@ plt.show()
 # max pooling keeps the largest element of each map, wherever it is: it turns
 # equivariance into invariance.
 #
-# This holds away from the border, where a digit can leave the image. The code places a
-# digit on a larger black canvas. The convolutions take images of any size.
+# This holds only away from the border. At the border, a part of the digit can leave the
+# image. The code places a digit on a larger black canvas. The convolutions take images
+# of any size.
 
 # %%
 SHIFT, CANVAS = 8, 72
@@ -393,7 +396,9 @@ for row, outputs, right in [(axes[0], still, 0), (axes[1], moved, SHIFT)]:
     row[4].bar(range(1, 17), outputs["max_pool"][0], color=BLUE)
     row[4].set(xlabel="map of pool2", ylabel="largest element")
     row[4].set_title("global max pooling", fontsize=10)
-figure.suptitle("The feature maps move with the digit, their largest elements stay")
+figure.suptitle(
+    "The feature maps move with the digit; their largest elements stay the same"
+)
 plt.show()
 
 # %% [markdown]
@@ -474,11 +479,11 @@ plt.show()
 # has learned where to expect them: pooling absorbs a small shift, not a large one. With
 # global pooling, the place of a feature does not count at all. The price is that the
 # arrangement of the features does not count either, and the accuracy on centered digits
-# is lower. Shifts by an odd number of pixels do change its output a little: the units
-# of `conv2` are 2 pixels apart, so an odd shift falls between two of them. Near the
-# border, an even shift can change it, too: some windows to the right of the digit are
-# missing. ConvNets with pooling are not exactly invariant to shifts ([Azulay and Weiss,
-# 2019](https://jmlr.org/papers/v20/19-519.html)).
+# is lower. Shifts by an odd number of pixels change the output of this net a little:
+# the units of `conv2` are 2 pixels apart, so an odd shift falls between two of them.
+# Near the border, an even shift can change it, too: some windows to the right of the
+# digit are missing. ConvNets with pooling are not exactly invariant to shifts ([Azulay
+# and Weiss, 2019](https://jmlr.org/papers/v20/19-519.html)).
 #
 # ## Features for classical machine learning
 #
@@ -594,10 +599,11 @@ plt.show()
 # improve faster with more digits. They need no designer, and the same method learns
 # features of clothes.
 #
-# More images, and distorted copies of them, raise the accuracy much more. The published
-# weights were trained on all of MNIST. This is their accuracy on its test images, as
-# stored with the weights. `zoo evaluate lenet5.mnist` downloads MNIST and measures it
-# again.
+# More training images, and distorted copies of them, help further. The published
+# weights were trained on all of MNIST. This is their accuracy on MNIST's 10,000 test
+# images, which were used neither for training nor for any choice, as stored with the
+# weights. The images and the classifier are not those of the table, so compare the
+# numbers with care. `zoo evaluate lenet5.mnist` downloads MNIST and measures it again.
 
 # %%
 for name in ("lenet5", "convnet"):

@@ -157,17 +157,21 @@ def draw(starts: dict, trained: dict, path: pathlib.Path) -> None:
             options = {"bins": 201, "range": (-limit, limit), "density": True}
             height, edges = np.histogram(values, **options)
             histograms.plot(edges[1:], height, color=color, label=f"layer {i}")
-        for values, color in zip(trained[name].values(), colors, strict=True):
+        for i, (values, color) in enumerate(
+            zip(trained[name].values(), colors, strict=True), 1
+        ):
             window = max(1, len(values) // 60)
             steps = len(values) // window * window
             medians = np.median(values[:steps].reshape(-1, window), axis=1)
-            curves.semilogy(np.arange(len(medians)) * window, medians, color=color)
+            steps = np.arange(len(medians)) * window
+            curves.semilogy(steps, medians, color=color, label=f"layer {i}")
         histograms.set(title=f"{name} initialization", yscale="log")
         histograms.set(xlabel="back-propagated gradient at initialization")
         curves.set(xlabel="step of training")
     axes[0, 0].set(ylabel="density")
     axes[1, 0].set(ylabel="standard deviation\nof the weights' gradients")
-    axes[0, 1].legend()
+    for axis in axes[:, 1]:
+        axis.legend()
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
 

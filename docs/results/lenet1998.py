@@ -74,11 +74,11 @@ def draw(curves: dict, misread: Any, path: pathlib.Path) -> None:
             label = f"{name}, {'training' if style == ':' else 'validation'}"
             values = [100 * (1 - row[kind]) for row in log]
             errors.semilogy(epochs, values, color + style, label=label)
-    errors.set(xlabel="epoch", ylabel="error, %")
+    errors.set(title="Errors of one run each", xlabel="epoch", ylabel="error, %")
     errors.legend()
     digits = np.pad(BITMAPS.reshape(10, 12, 7), ((0, 0), (1, 1), (1, 1)))
     bitmaps.imshow(np.hstack(digits), cmap="gray_r")
-    bitmaps.set(title="the targets of F6", xticks=[], yticks=[])
+    bitmaps.set(title="Targets of F6", xticks=[], yticks=[])
     images, labels, predicted = misread
     axes = right.subplots(-(-len(labels) // 10), 10)
     right.suptitle(f"{len(labels)} misread test images: true → read")
@@ -86,7 +86,7 @@ def draw(curves: dict, misread: Any, path: pathlib.Path) -> None:
         axis.axis("off")
         if i < len(labels):
             axis.imshow(images[i, ..., 0], cmap="gray_r")
-            axis.set_title(f"{labels[i]} → {predicted[i]}", fontsize=7, pad=1)
+            axis.set_title(f"{labels[i]} → {predicted[i]}", fontsize=9, pad=1)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
 

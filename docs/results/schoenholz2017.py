@@ -229,7 +229,8 @@ def summary(rows: list[dict[str, str]]) -> str:
             reached = f"{depth}{' or more' if depth == depths[-1] else ''}"
             scales = (f"{scale:.1f}", f"{6 * scale:.0f}")
             figures = f"{variance:.2f}", *(x.replace("inf", "∞") for x in scales)
-            lines.append([activation, *figures, reached, f"{depth / scale:.1f}"])
+            ratio = "-" if np.isinf(scale) else f"{depth / scale:.1f}"
+            lines.append([activation, *figures, reached, ratio])
     return page.table(lines)
 
 
