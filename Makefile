@@ -86,6 +86,7 @@ bench: $(INSTALLED)
 	$(MAKE) .venv-torch/.installed VENV=.venv-torch PACKAGES=torch==2.13.0
 	KERAS_BACKEND=torch .venv-torch/bin/python benchmarks/gradient_norms.py
 	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/time_to_accuracy.py
 	$(MAKE) .venv-runtimes/.installed VENV=.venv-runtimes EXTRAS=dev,onnx,litert,openvino
 	PYTHONPATH=tests/helpers .venv-runtimes/bin/python benchmarks/serving.py
 	$(MAKE) .venv-browser/.installed VENV=.venv-browser EXTRAS=dev,onnx,browser

@@ -47,7 +47,7 @@ Data = Annotated[
 DataDir = Annotated[Path | None, Option(help="Folder of the prepared datasets.")]
 Json = Annotated[bool, Option("--json", help="Print JSON.")]
 RecipeName = Annotated[
-    str | None, Option("--recipe", help="Recipe file, or published weights.")
+    str | None, Option("--recipe", help="Recipe file, published weights, or `fast`.")
 ]
 Detailed = Annotated[
     bool, Option("--detailed", help="Also measure calibration and distorted images.")

@@ -154,7 +154,8 @@ def get_weights(model: str, name: str | None = None) -> Weights:
 
 
 def recipe_path(recipe: PathLike) -> pathlib.Path:
-    """Returns the path of a recipe file, or of the recipe of published weights."""
+    """Returns the path of a recipe, given by its path or name."""
     if isinstance(recipe, str) and not recipe.endswith(".toml") and not is_path(recipe):
-        return PUBLISHED / f"{get_weights(recipe).id}.toml"
+        name = recipe if recipe == "fast" else get_weights(recipe).id
+        return PUBLISHED / f"{name}.toml"
     return expand(recipe).absolute()

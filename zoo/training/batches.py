@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -38,6 +39,30 @@ def make_batches(examples: LabeledImages, recipe: Recipe) -> TrainingBatches:
         seed=recipe.seed,
         augment=augment if recipe.augmentation else None,
         shard=process_place(),
+    )
+
+
+def as_input(batches: TrainingBatches) -> Any:
+    """Returns batches in the form in which `fit` reads them on this backend.
+
+    TensorFlow reads them through `tf.data`. Keras would turn on its autotuning. The
+    thread of the autotuner sleeps for as long as it has run, up to a minute, and `fit`
+    often waits for it at the end.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return batches
+    import tensorflow as tf
+
+    signature = tuple(tf.TensorSpec((None, *a.shape[1:]), a.dtype) for a in batches[0])
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return (
+        tf.data.Dataset.from_generator(
+            lambda: map(batches.__getitem__, itertools.count()),
+            output_signature=signature,
+        )
+        .prefetch(8)
+        .with_options(options)
     )
 
 

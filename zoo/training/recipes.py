@@ -134,7 +134,8 @@ def load_recipe(recipe: PathLike) -> Recipe:
     """Reads a recipe file.
 
     Args:
-        recipe: Path of a TOML file of the fields of `zoo.Recipe`, or name of weights.
+        recipe: Path of a TOML file of the fields of `zoo.Recipe`, name of published
+            weights, or `"fast"`.
 
     Returns:
         A `Recipe`.

@@ -27,6 +27,7 @@ from zoo.models.labels import describe_data, find_data
 from zoo.models.registry import check_name, create, get_weights
 from zoo.training.batches import (
     TrainingBatches,
+    as_input,
     fit_statistics,
     make_batches,
     make_targets,
@@ -124,10 +125,11 @@ def train(
               `y_train`, `x_test`..., and maybe `categories`.
             - Tuple of arrays `(images, labels)`, of shape `(n, ...)` and, integers from
               0, `(n,)` or `(n, 1)`; or a `tf.data.Dataset` or `PyDataset` of these.
-        recipe: `Recipe`, name of published weights (`"lenet5.mnist"`), or path of a
-            recipe file. Defaults to the newest published one for the model and the
-            dataset, or else for the model and MNIST without its teacher; without its
-            distortions for inputs that are not `(n, height, width, channels)`.
+        recipe: `Recipe`, name of published weights (`"lenet5.mnist"`), path of a recipe
+            file, or `"fast"`: a small `"convnet"` for one epoch. Defaults to the newest
+            published one for the model and the dataset, or else for the model and MNIST
+            without its teacher; without its distortions for inputs that are not
+            `(n, height, width, channels)`.
         split: String. `"train"`, with validation on `"validation"` after each epoch,
             or `"train+validation"`, without validation. Defaults to `"train"`.
         validation_data: As `data`. Replaces the validation split. Defaults to `None`.
@@ -332,7 +334,7 @@ def _fit(
 ) -> dict[str, list[float]]:
     """Fits the model, and returns the values per epoch."""
     fitted = model.fit(
-        batches,
+        as_input(batches),
         epochs=recipe.epochs,
         steps_per_epoch=batches.steps_per_epoch,
         validation_data=validation,

@@ -9,7 +9,12 @@ from keras.ops import convert_to_numpy
 
 import zoo
 from zoo.data.examples import LabeledImages
-from zoo.training.batches import fit_statistics, make_batches, make_targets
+from zoo.training.batches import (
+    as_input,
+    fit_statistics,
+    make_batches,
+    make_targets,
+)
 from zoo.training.recipes import Recipe, compile_model
 
 DIGITS = tuple("0123456789")
@@ -27,6 +32,18 @@ def targets(examples, **changes):
     batches = make_batches(examples, recipe)
     batches.targets = make_targets(examples, recipe, 10)
     return batches[0]
+
+
+def test_tensorflow_reads_the_same_batches_without_autotuning(examples):
+    batches = make_batches(
+        examples, dataclasses.replace(RECIPE, augmentation={"shift": 2})
+    )
+    batches.start_at(2)
+    dataset = as_input(batches)
+    for index, batch in enumerate(dataset.take(4)):  # from two epochs of three batches
+        for received, expected in zip(batch, batches[index], strict=True):
+            np.testing.assert_array_equal(received, expected, strict=True)
+    assert dataset.options().autotune.enabled is False
 
 
 def test_label_smoothing_is_that_of_keras(examples):

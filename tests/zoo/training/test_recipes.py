@@ -21,7 +21,9 @@ RECIPE = Recipe(
 )
 
 
-@pytest.mark.parametrize("path", sorted(PUBLISHED.glob("*.toml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path", sorted(PUBLISHED.glob("*.v*.toml")), ids=lambda p: p.stem
+)
 def test_published_recipes_are_named_for_what_they_make(path):
     recipe = zoo.load_recipe(path)
     assert path.stem == recipe.id
@@ -110,6 +112,12 @@ def test_a_recipe_is_found_by_the_name_of_its_weights():
     assert zoo.load_recipe("lenet5.mnist") == expected
     with pytest.raises(ValueError, match="Did you mean 'mnist'"):
         zoo.load_recipe("lenet5.mnits")
+
+
+def test_the_fast_recipe():
+    recipe = zoo.load_recipe("fast")
+    assert (recipe.model, recipe.dataset, recipe.epochs) == ("convnet", "mnist", 1)
+    assert zoo.create(recipe.model, **recipe.arguments).count_params() < 50_000
 
 
 def compiled(activation="softmax", **changes):
