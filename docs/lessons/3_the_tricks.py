@@ -60,11 +60,7 @@ INITIALIZERS = {
     "He": keras.initializers.HeNormal(seed=0),
 }
 n_in, n_out = 800, 400
-variances = {
-    "classical": 1 / (3 * n_in),
-    "Glorot": 2 / (n_in + n_out),
-    "He": 2 / n_in,
-}
+variances = {"classical": 1 / (3 * n_in), "Glorot": 2 / (n_in + n_out), "He": 2 / n_in}
 a = rng.normal(size=(1000, n_in))
 error = rng.normal(size=(1000, n_out))
 

