@@ -59,7 +59,7 @@ def as_input(batches: TrainingBatches) -> Any:
     )
     options = tf.data.Options()
     options.autotune.enabled = False
-    return dataset.prefetch(8).with_options(options)
+    return dataset.prefetch(2).with_options(options)
 
 
 def one_hot(pair: ArrayPair, classes: int) -> ArrayPair:
