@@ -20,7 +20,6 @@ import pathlib
 import random
 import statistics
 import subprocess
-import sys
 import time
 
 import numpy as np
@@ -174,4 +173,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
