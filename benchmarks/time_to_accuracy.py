@@ -26,12 +26,6 @@ import numpy as np
 
 ROOT = pathlib.Path(__file__).parents[1]
 GOAL = 0.99
-# The environment of each contestant, and Keras' backend in it.
-CONTESTANTS = {
-    "zoo.train, fast": (".venv", "tensorflow"),
-    "Keras' example": (".venv", "tensorflow"),
-    "PyTorch speed run": (".venv-torch", "torch"),
-}
 
 
 def train_with_zoo(seed: int) -> tuple[float, float]:
@@ -127,14 +121,17 @@ def train_with_torch(seed: int) -> tuple[float, float]:
     return seconds, right.double().mean().item()
 
 
-RUNS = dict(
-    zip(CONTESTANTS, (train_with_zoo, train_with_keras, train_with_torch), strict=True)
-)
+# The environment of each contestant, Keras' backend in it, and its run.
+CONTESTANTS = {
+    "zoo.train, fast": (".venv", "tensorflow", train_with_zoo),
+    "Keras' example": (".venv", "tensorflow", train_with_keras),
+    "PyTorch speed run": (".venv-torch", "torch", train_with_torch),
+}
 
 
 def run(contestant: str, seed: int) -> tuple[float, float]:
     """Returns the seconds and the test accuracy of a run in a process of its own."""
-    folder, backend = CONTESTANTS[contestant]
+    folder, backend, _ = CONTESTANTS[contestant]
     command = [ROOT / folder / "bin" / "python", __file__, "--run", contestant]
     output = subprocess.run(
         [*command, "--seeds", str(seed)],
@@ -156,7 +153,8 @@ def main() -> None:
     parser.add_argument("--run", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.run:
-        print(json.dumps(RUNS[options.run](options.seeds)))
+        *_, train = CONTESTANTS[options.run]
+        print(json.dumps(train(options.seeds)))
         return
     runs = [(name, seed) for seed in range(options.seeds) for name in CONTESTANTS]
     random.Random(0).shuffle(runs)

@@ -163,8 +163,8 @@ def draw(starts: dict, trained: dict, path: pathlib.Path) -> None:
             window = max(1, len(values) // 60)
             steps = len(values) // window * window
             medians = np.median(values[:steps].reshape(-1, window), axis=1)
-            steps = np.arange(len(medians)) * window
-            curves.semilogy(steps, medians, color=color, label=f"layer {i}")
+            first_steps = np.arange(len(medians)) * window
+            curves.semilogy(first_steps, medians, color=color, label=f"layer {i}")
         histograms.set(title=f"{name} initialization", yscale="log")
         histograms.set(xlabel="back-propagated gradient at initialization")
         curves.set(xlabel="step of training")
