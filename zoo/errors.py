@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import importlib.util
 import logging
+import numbers
 import os
 import re
 import warnings
@@ -24,6 +25,18 @@ def check_argument(is_valid: object, name: str, value: object, expected: str) ->
     """Raises a `ValueError` that says what an argument must be, unless it is valid."""
     if not is_valid:
         raise ValueError(f"`{name}` must be {expected}. Received: {name}={value!r}.")
+
+
+def is_size(value: Any) -> bool:
+    """Returns `True` for a positive integer of any type that fits into 64 bits."""
+    is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    return is_integer and 0 < value < 2**63
+
+
+def check_size(name: str, value: Any) -> int:
+    """Returns `value` as an `int`; raises a `ValueError` unless it is positive."""
+    check_argument(is_size(value), name, value, "a positive integer")
+    return int(value)
 
 
 def require(package: str, source: str, purpose: str) -> None:

@@ -69,10 +69,7 @@ def list_(
         word, known = pattern, zoo.list_models()
         if zoo.list_models(pattern):
             word, known = weights, sorted({card.dataset for card in zoo.list_weights()})
-        hint = suggest(word, known)
-        if sum(word in name for name in known) > 1:
-            hint = f"Did you mean '*{word}*'? {suggest('', known)}"
-        raise typer.BadParameter(f"Nothing matches {word!r}. {hint}")
+        raise typer.BadParameter(f"Nothing matches {word!r}. {suggest(word, known)}")
     terminal.show(rows, as_json)
 
 
@@ -160,6 +157,7 @@ def train(
     terminal.import_keras()
     if data is None:
         data = zoo.load_recipe(recipe).dataset if recipe else "mnist"
+    name = os.path.basename(os.path.abspath(data)).removesuffix(".npz")
     report = zoo.train(
         model,
         data,
@@ -169,7 +167,7 @@ def train(
         seed=seed,
         epochs=epochs,
         batch_size=batch_size,
-        output_dir=output or Path("runs", f"{model}.{Path(data).stem}"),
+        output_dir=output or Path("runs", f"{model}.{name}"),
         save_freq=every or "epoch",
         resume=resume,
         gradient_norms=gradient_norms,
@@ -227,9 +225,7 @@ def compare(
 def predict(
     images: Annotated[list[Path], Argument(help="Image files, or folders.")],
     weights: arguments.WeightsName = "convnet.mnist",
-    as_is: Annotated[
-        bool, Option("--as-is", help="Only resize the images.", show_default=False)
-    ] = False,
+    as_is: Annotated[bool, Option("--as-is", help="Only resize the images.")] = False,
     show: Annotated[
         Path | None, Option(help="PNG to write: what the model sees of each image.")
     ] = None,
@@ -254,7 +250,7 @@ def predict(
             continue
         files |= dict.fromkeys(found)
         if others:
-            terminal.complain(f"{path} has {others} files of other types.", "note")
+            terminal.complain(f"Files of other types in {path}: {others}.", "note")
     if not files:
         raise typer.Exit(1)
     model = open_target(weights)
@@ -286,28 +282,15 @@ def predict(
         raise typer.Exit(1)
 
 
-def check_exported(path: Path | None) -> None:
-    """Checks an exported version and exits: the callback of `--check`."""
-    if path is not None:
-        terminal.import_keras()
-        print(f"{zoo.check_exported(path)} can be served.")
-        raise typer.Exit
-
-
 @app.command()
 def export(
     target: Target,
-    folder: Annotated[Path, Argument(help="Of all versions, e.g. serving/lenet5.")],
+    folder: Annotated[Path, Argument(help="Base folder, e.g. serving/lenet5.")],
     version: Annotated[int | None, Option(min=1, help="Number of the version.")] = None,
     labels: Annotated[Path | None, Option(help="One label per line.", **FILE)] = None,
     format: Annotated[
         str, Option(help="saved_model, onnx, litert or openvino.")
     ] = "saved_model",
-    # Eager: with it, the command needs no other argument.
-    check: Annotated[
-        Path | None,
-        Option(help="Only check this export.", callback=check_exported, is_eager=True),
-    ] = None,
 ) -> None:
     """Export a model, by default as the next version."""
     try:  # Editors write a mark of the encoding and blank lines.
@@ -318,6 +301,13 @@ def export(
     model = open_target(target)
     path = zoo.export(model, folder, version, labels=lines, format=format)
     print(f"{target} is exported: {path}")
+
+
+@app.command()
+def check(path: Annotated[Path, Argument(help="Version, or folder of all.")]) -> None:
+    """Check an exported version before it is served."""
+    terminal.import_keras()
+    print(f"{zoo.check_exported(path)} can be served.")
 
 
 @app.command()

@@ -37,7 +37,7 @@ def run(
     with atomic_write(folder / "gradients.png") as unfinished:
         first.plot(*others).savefig(unfinished)
     print(folder / "gradients.png")
-    print("A gradient that vanishes is dark towards the input, which is at the top.")
+    print("A gradient that vanishes is dark toward the input, which is at the top.")
 
     print("\n4. LeNet5, exported for TF Serving and loaded back\n")
     export_and_reload(folder / "serving" / "lenet5", validation[0])

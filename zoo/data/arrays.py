@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-MOST_PIXELS = 1024  # Larger images are reduced to less than twice this a side.
+REDUCED_SIDE = 1024  # The longer side of a larger image becomes 1 to 2 times this.
 
 
 def _fixed_point(function: Callable[[Any], Any], value: Any) -> Any:
@@ -112,9 +112,9 @@ def resample(image: Any, box: Box, size: tuple[int, int], xp: Any) -> Any:
 
 
 def reduce(image: Any, xp: Any) -> Any:
-    """Averages the squares of pixels of a large image, to save time and memory."""
+    """Averages square blocks of pixels of a large image, to save time and memory."""
     height, width = xp.size(image)
-    factor = xp.maximum(xp.floor(xp.maximum(height, width) / MOST_PIXELS), 1.0)
+    factor = xp.maximum(xp.floor(xp.maximum(height, width) / REDUCED_SIDE), 1.0)
     factor = xp.maximum(xp.minimum(factor, xp.minimum(height, width)), 1.0)
     rows, columns = xp.floor(height / factor), xp.floor(width / factor)
     image = xp.crop(image, rows * factor, columns * factor)

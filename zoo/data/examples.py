@@ -75,7 +75,8 @@ def load_examples(
         images, labels = load_dataset(data, split, as_="numpy", data_dir=data_dir)
         return LabeledImages(images, labels, info.classes, info.normalization)
     is_split = split == ALL or set(split.split("+")) <= SPLITS.keys()
-    check_argument(is_split, "split", split, f"one of {[*SPLITS]}, or 'A+B'")
+    expected = f"one of {[*SPLITS]}, or several joined by '+'"
+    check_argument(is_split, "split", split, expected)
     if path is not None and path.is_dir():
         examples = _read_folder(path, split, shape, form)
     elif path is not None:
@@ -138,7 +139,7 @@ def choose_split(data: Data, split: str) -> str:
 
 def find_path(data: Data) -> Path | None:
     """Returns the path that `data` is, or `None`. A dataset's name is never a path."""
-    if not isinstance(data, str | os.PathLike) or data in DESCRIBED:
+    if not isinstance(data, str | os.PathLike) or data in ("", *DESCRIBED):
         return None
     path = expand(data)
     is_name = isinstance(data, str) and path.name == data and path.suffix != ".npz"
@@ -283,8 +284,9 @@ def _read_folder(
     names = tuple(sorted({path.name for path in classes}))
     if len(names) < 2:
         raise MissingSplitError(
-            f"The folder needs a subfolder of images for each class, or {split} with "
-            f"these. Received: data={str(folder)!r} with the classes {list(names)}."
+            "The folder needs a subfolder of images for each class, or folders train, "
+            "validation and test that hold these. Received: "
+            f"data={str(folder)!r} with the classes {list(names)}, split={split!r}."
         )
     files = [(file, path.name) for path in classes for file in find_images(path)[0]]
     images = np.stack([read_image(file, shape, form) for file, _ in files])

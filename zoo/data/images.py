@@ -40,7 +40,7 @@ def read_image(
 
     The image is turned upright (Exif), the first frame of an animation is taken, and
     `zoo.data.normalization.fit` converts the result to uint8 pixels. A warning names an
-    image without ink in its form, and an `OSError` a file that is no image.
+    image without ink in its form, and an `OSError` a file that is not an image.
     """
     with contextlib.suppress(ImportError):
         import pillow_heif  # type: ignore[import-not-found]

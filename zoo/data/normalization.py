@@ -178,8 +178,8 @@ FORMS = {
 def _flatten(rgba: Any, xp: Any) -> tuple[Any, Any]:
     """Puts an image on paper that shows its ink; returns it, and on the grid.
 
-    If a quarter of the border is transparent, the paper is white or black, unlike the
-    ink. Otherwise, it has the color of the border.
+    If a quarter of the border is transparent, the paper is white for dark ink and black
+    for light ink. Otherwise, it has the color of the border.
     """
     alpha = rgba[..., 3:] / 255
     reduced = reduce(xp.concat([rgba[..., :3] * alpha, alpha], -1), xp)

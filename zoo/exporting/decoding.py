@@ -22,7 +22,7 @@ MAX_SEGMENTS = 1000  # in which the Exif data of a file are searched
 PREPROCESSING = {
     "image": "pixels, as the model takes them",
     "image_bytes": f"PNG or JPEG of at most {MAX_IMAGE_PIXELS} pixels, "
-    f"{MAX_IMAGE_SIDE} a side; turned upright (Exif), put on paper where it is "
+    f"{MAX_IMAGE_SIDE} per side; turned upright (Exif), put on paper where it is "
     "transparent, brought into the form of the training data (`normalization`) or else "
     "resized bilinearly with antialiasing, converted to the model's channels (gray is "
     "the luma of ITU-R BT.601), rounded to whole numbers in [0, 255]",
@@ -107,7 +107,7 @@ def _decoder(shape: tuple[int, ...], form: str | None) -> Any:
 
 
 def _check_headers(files: Any) -> tuple[Any, Any]:
-    """Rejects what is no image or too large; returns files, and which are PNG files."""
+    """Returns the files and which are PNG; rejects other formats and large images."""
     # Width and height follow the name of the chunk IHDR as big-endian 32-bit integers.
     png_start = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
     is_png = tf.strings.substr(files, 0, len(png_start)) == png_start
@@ -132,10 +132,10 @@ def _check_headers(files: Any) -> tuple[Any, Any]:
     sizes = tf.tensor_scatter_nd_update(sizes, places, jpeg_sizes)
     pixels = tf.reduce_prod(sizes, axis=1)
     fits = tf.reduce_all((sizes > 0) & (sizes <= MAX_IMAGE_SIDE), axis=1)
-    rule = f"is not of 1 to {MAX_IMAGE_PIXELS} pixels, at most {MAX_IMAGE_SIDE} a side"
+    limits = f"1 to {MAX_IMAGE_PIXELS} pixels, at most {MAX_IMAGE_SIDE} per side"
     total = [f"`image_bytes` holds more than {MAX_BATCH_PIXELS} pixels in all."]
     checks = [
-        _reject(~fits | (pixels > MAX_IMAGE_PIXELS), rule, sizes),
+        _reject(~fits | (pixels > MAX_IMAGE_PIXELS), f"does not have {limits}", sizes),
         tf.debugging.Assert(tf.reduce_sum(pixels) <= MAX_BATCH_PIXELS, total),
     ]
     with tf.control_dependencies(checks):

@@ -24,12 +24,11 @@ from typing import Any
 
 import keras
 
-from zoo.errors import as_list, check_argument, quiet_tensorflow
+from zoo.errors import as_list, check_argument, is_size, quiet_tensorflow
 from zoo.exporting import runtimes
 from zoo.exporting.loading import FORMATS, list_versions, read_contract
 from zoo.exporting.serving_files import write_serving_files
 from zoo.files import atomic_write, expand, flush_to_disk, lock
-from zoo.models.blueprint import is_size
 from zoo.models.inspection import ends_in_softmax
 from zoo.models.inspection import features as find_features
 from zoo.models.labels import find_data
@@ -228,10 +227,8 @@ def _choose_target(version: int | None, base: pathlib.Path) -> pathlib.Path:
     taken = list_versions(base)
     if version is None:
         return base / str(max(taken, default=0) + 1)
-    # TF Serving reads the number into 64 bits.
-    is_number = is_size(version) and version < 2**63
     expected = "an integer from 1, or None for the next one"
-    check_argument(is_number, "version", version, expected)
+    check_argument(is_size(version), "version", version, expected)
     if version in taken:
         raise FileExistsError(
             f"The version exists in {str(base)!r}. Choose another one, or None for the "

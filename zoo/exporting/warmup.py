@@ -38,20 +38,14 @@ def write_warmup_requests(folder: pathlib.Path, functions: dict[str, Any]) -> No
         feature = example.features.feature["image"]
         feature.float_list.value.extend(tf.reshape(pixels, [-1]).numpy())
 
-    logs = [
-        PredictionLog(
-            predict_log={
-                "request": {
-                    "model_spec": {"signature_name": signature},
-                    "inputs": {argument: tf.make_tensor_proto(batch)},
-                }
-            }
-        )
-        for signature, argument, batch in requests
-    ]
+    logs = []
+    for signature, argument, batch in requests:
+        inputs = {argument: tf.make_tensor_proto(batch)}
+        request = {"model_spec": {"signature_name": signature}, "inputs": inputs}
+        logs.append(PredictionLog(predict_log={"request": request}))
     examples = {"example_list": {"examples": [example]}}
-    request = {"model_spec": {"signature_name": "classify"}, "input": examples}
-    logs.append(PredictionLog(classify_log={"request": request}))
+    classify = {"model_spec": {"signature_name": "classify"}, "input": examples}
+    logs.append(PredictionLog(classify_log={"request": classify}))
     (folder / WARMUP_FILE).parent.mkdir(exist_ok=True)
     with tf.io.TFRecordWriter(str(folder / WARMUP_FILE)) as writer:
         for log in logs:

@@ -66,7 +66,7 @@ def write_version(
 
 
 def in_float32(model: keras.Model) -> keras.Model:
-    """Returns the model, or a copy in float32, because runtimes round float16 apart."""
+    """Returns the model, or a float32 copy: runtimes round float16 differently."""
     if all(layer.compute_dtype == "float32" for layer in model._flatten_layers()):
         return model
 
@@ -132,15 +132,12 @@ def _write_contract(
     (folder / "export.json").write_text(text, "utf-8")
 
 
-def _describe(function: Any) -> dict[str, Any]:
+def _describe(function: Any) -> Any:
     [spec], _ = function.structured_input_signature
-    tensors = sorted(function.structured_outputs.items())
-    outputs = {name: _describe_tensor(tensor) for name, tensor in tensors}
-    return {"inputs": {spec.name: _describe_tensor(spec)}, "outputs": outputs}
-
-
-def _describe_tensor(tensor: Any) -> dict[str, Any]:
-    return {"dtype": tensor.dtype.name, "shape": list(tensor.shape)}
+    tensors = {"inputs": {spec.name: spec}, "outputs": function.structured_outputs}
+    return tf.nest.map_structure(
+        lambda x: {"dtype": x.dtype.name, "shape": list(x.shape)}, tensors
+    )
 
 
 if __name__ == "__main__":

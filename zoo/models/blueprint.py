@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import numbers
 import re
 import warnings
 from pathlib import Path
@@ -12,7 +11,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from zoo.errors import check_argument
+from zoo.errors import check_argument, check_size, is_size
 from zoo.models.labels import describe_data
 from zoo.models.registry import default_arguments
 from zoo.models.weight_files import load_layers, read_config, read_layers, split_prefix
@@ -172,20 +171,21 @@ class Blueprint:
         if self.input_tensor is not None:
             sources = keras.utils.get_source_inputs(inputs)
             preceding = keras.Model(sources, inputs).layers
-            self._add_prefix(x, preceding)
+            self._add_prefix(x, [*preceding])
             inputs = sources[0] if len(sources) == 1 else sources
         model = keras.Model(inputs, x, name=self.name)
         if self.path:
             self._load(self.path, model, preceding)
         return model
 
-    def _add_prefix(self, x: Any, preceding: list[Any]) -> None:
-        """Adds the prefix to the names of the layers between `preceding` and `x`."""
+    def _add_prefix(self, x: Any, done: list[Any]) -> None:
+        """Adds the prefix to the names of the layers that lead to `x` after `done`."""
         layer, node, _ = x._keras_history
-        if layer not in preceding and not layer.name.startswith(self.prefix):
+        if layer not in done:
+            done.append(layer)
             layer.name = self.prefix + layer.name
             for tensor in layer._inbound_nodes[node].input_tensors:
-                self._add_prefix(tensor, preceding)
+                self._add_prefix(tensor, done)
 
     def _load(self, path: Path, model: keras.Model, preceding: list[Any]) -> None:
         """Loads all saved layers, except for a head that is left out or untrained."""
@@ -233,18 +233,6 @@ class Blueprint:
             f"Expected: input_shape={card.input_shape}. Received: "
             f"input_shape={self.input_shape}."
         )
-
-
-def is_size(value: Any) -> bool:
-    """Returns `True` for a positive integer of any type."""
-    is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    return is_integer and value > 0
-
-
-def check_size(name: str, value: Any) -> int:
-    """Returns `value` as an `int`; raises a `ValueError` unless it is positive."""
-    check_argument(is_size(value), name, value, "a positive integer")
-    return int(value)
 
 
 def new_initializer(initializer: Any, activation: Any) -> Any:

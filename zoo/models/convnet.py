@@ -7,8 +7,8 @@ import keras
 import numpy as np
 from keras import layers
 
-from zoo.errors import check_argument
-from zoo.models.blueprint import Blueprint, check_size, new_initializer
+from zoo.errors import check_argument, check_size
+from zoo.models.blueprint import Blueprint, new_initializer
 
 POOLING = {"avg": layers.GlobalAveragePooling2D, "max": layers.GlobalMaxPooling2D}
 

@@ -8,8 +8,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from zoo.errors import as_list, check_argument, suggest
-from zoo.models.blueprint import is_size
+from zoo.errors import as_list, check_argument, is_size, suggest
 from zoo.models.labels import find_data
 from zoo.models.weights import Weights
 
@@ -213,9 +212,7 @@ def _evaluate(tensor: Any, scale: float, generator: Any, values: dict[int, Any])
     operation, node, index = tensor._keras_history
     node = operation._inbound_nodes[node]
     is_last = getattr(operation, "weights", None) or not node.input_tensors
-    is_graph = isinstance(operation, keras.Model) and getattr(
-        operation, "outputs", None
-    )
+    is_graph = isinstance(operation, keras.Model) and hasattr(operation, "outputs")
     if id(tensor) in values:
         pass
     elif is_last and is_graph:
@@ -243,6 +240,7 @@ def _functional(model: Any) -> Any:
     if not getattr(graph, "outputs", None):
         raise ValueError(
             "`model` must be a functional model, or a Sequential model that has been "
-            f"built. Received: model={model.name!r} ({type(model).__name__})."
+            f"built. Received: model={getattr(model, 'name', model)!r} "
+            f"({type(model).__name__})."
         )
     return graph

@@ -85,9 +85,9 @@ def read_images(
         uint8 array of shape `(n, *model.input_shape[1:])`.
 
     Raises:
-        OSError: If a file cannot be read or is no image. The message names it.
+        OSError: If a file cannot be read or is not an image. The message names it.
         ValueError: If there are no files, or the model takes no images of one size.
-        TypeError: If `files` is a single path, or `model` is no model.
+        TypeError: If `files` is a single path, or `model` is not a Keras model.
 
     Example:
 

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zoo.display import Table
 from zoo.errors import suggest
 from zoo.files import expand, sha256
 from zoo.models.weight_files import read_layers, split_prefix
@@ -83,10 +82,6 @@ class Weights:
 
     def __repr__(self) -> str:
         return f"<Weights {self.id}: {self.metrics['accuracy']:.2%} test accuracy>"
-
-    def _repr_html_(self) -> str:
-        rows = ({"card": k, "": v} for k, v in self.summary().items())
-        return Table(rows)._repr_html_()
 
     def summary(self) -> dict[str, Any]:
         """Returns the fields for readers: without matrices, curves and outputs."""

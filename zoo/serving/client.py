@@ -12,6 +12,7 @@ from zoo.errors import (
     check_argument,
     clean_message,
     holds_files,
+    is_size,
     name_image,
     warn_if_scaled,
 )
@@ -79,9 +80,7 @@ class Client:
             )
         numbers = {"version": 1 if version is None else version}
         for name, value in (numbers | {"batch_size": batch_size}).items():
-            is_integer = isinstance(value, int | np.integer) and value is not True
-            is_valid = is_integer and 1 <= value < 2**63
-            check_argument(is_valid, name, value, "an integer of at least 1")
+            check_argument(is_size(value), name, value, "an integer of at least 1")
         self.batch_size, self.timeout, self.retries = batch_size, timeout, retries
         # The URL may contain a password, which error messages must not show.
         host = parts.netloc.rpartition("@")[2]

@@ -12,7 +12,7 @@ import numpy as np
 from zoo.callbacks import ShuffledBatches
 from zoo.callbacks.resume.replicas import process_place
 from zoo.data.augmentation import distort
-from zoo.data.examples import ArrayPair, LabeledImages
+from zoo.data.examples import LabeledImages
 from zoo.models.registry import create, get_weights
 from zoo.training.recipes import Recipe
 
@@ -60,11 +60,6 @@ def as_input(batches: TrainingBatches) -> Any:
     options = tf.data.Options()
     options.autotune.enabled = False
     return dataset.prefetch(2).with_options(options)
-
-
-def one_hot(pair: ArrayPair, classes: int) -> ArrayPair:
-    """Returns images, and their labels as probabilities of the classes."""
-    return pair[0], np.eye(classes, dtype="float32")[pair[1]]
 
 
 def make_targets(

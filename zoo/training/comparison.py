@@ -70,7 +70,8 @@ def compare(
     >>> [row["model"] for row in table]
     ['lenet5', 'lenet5.mnist']
     """
-    check_argument(not isinstance(models, str), "models", models, "a list")
+    is_list = len(models) > 0 and not isinstance(models, str)
+    check_argument(is_list, "models", models, "a list of at least one model")
     if validation_data is None and not has_splits(data):
         raise ValueError(
             "There are no images to evaluate on: pass `validation_data`, or data that "

@@ -42,7 +42,8 @@ def measure(
     """
 
     def accuracy(images: np.ndarray) -> float:
-        outputs = np.asarray(model.predict(images, 1000, verbose=0))
+        parts = (images[i : i + 1000] for i in range(0, len(images), 1000))
+        outputs = np.concatenate([*map(model.predict_on_batch, parts)])
         return float(np.mean(outputs.argmax(-1) == labels))
 
     def accuracies(amounts: Any, make: Callable[[Any], list[np.ndarray]]) -> Any:

@@ -13,6 +13,8 @@ from zoo.models.weights import is_path
 if TYPE_CHECKING:
     import keras
 
+TRAINED = "trained.keras"  # the model of a run, in its folder
+
 
 def load_model(target: PathLike, *, safe_mode: bool = True) -> "keras.Model":
     """Loads a trained model with the labels of its classes.
@@ -27,7 +29,7 @@ def load_model(target: PathLike, *, safe_mode: bool = True) -> "keras.Model":
         A `keras.Model`. `model.categories` are the labels, if the file has them.
 
     Raises:
-        ValueError: If there are no such weights, or the file is no model.
+        ValueError: If there are no such weights, or the file is not a model.
         FileNotFoundError: If there is no such file or folder.
 
     Example:
@@ -66,11 +68,11 @@ def trained_file(target: PathLike) -> pathlib.Path:
                 "The folder holds an export, not a run. Load it in Python with "
                 f"`zoo.load_exported`. Received: folder={str(path)!r}."
             )
-        path = path / "trained.keras"
+        path = path / TRAINED
     if not path.is_file():
         raise FileNotFoundError(
-            "There is no model. A run writes trained.keras once it is complete: resume "
-            f"it with `zoo train --resume`. Received: file={str(path)!r}."
+            "The file does not exist. A run writes trained.keras when it is complete; "
+            f"resume it with `zoo train --resume`. Received: file={str(path)!r}."
         )
     try:
         config = read_config(path)
@@ -89,7 +91,7 @@ def trained_file(target: PathLike) -> pathlib.Path:
 def read_run(target: PathLike) -> dict[str, Any]:
     """Returns the `run.json` of a run, given its folder or model, or `{}`."""
     path = expand(target)
-    path = (path.parent if path.name == "trained.keras" else path) / "run.json"
+    path = (path.parent if path.name == TRAINED else path) / "run.json"
     try:
         description: dict[str, Any] = json.loads(path.read_text("utf-8"))
     except (FileNotFoundError, NotADirectoryError):  # Another model beside a run's.

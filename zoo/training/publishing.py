@@ -21,7 +21,7 @@ from zoo.models.registry import TRAINING_ARGUMENTS, default_arguments, recipe_pa
 from zoo.models.weight_files import save_float16
 from zoo.models.weights import PUBLISHED, Weights, published
 from zoo.training.evaluation import evaluate
-from zoo.training.opening import load_model
+from zoo.training.opening import load_model, read_run
 from zoo.training.recipes import Recipe, load_recipe
 from zoo.training.run import train
 
@@ -40,8 +40,8 @@ def publish(
     """Trains a recipe with several seeds and publishes the weights of the first.
 
     Every run trains on the training and validation images. The models, rounded to
-    float16, are evaluated on the test images, which choose nothing. Runs in `runs_dir`
-    that are finished are not repeated, and an interrupted one is resumed.
+    float16, are evaluated on the test images, by which nothing is chosen. Finished runs
+    in `runs_dir` are not repeated, and an interrupted one is resumed.
 
     Args:
         recipe: Path of a recipe file, or name of published weights to train again.
@@ -117,34 +117,28 @@ class _EpochTimes(keras.callbacks.Callback):
 
 def _read_training(folder: pathlib.Path, epochs: int) -> dict[str, Any]:
     """Returns the time, the curve and the gradient norms of a run."""
-    run = json.loads((folder / "run.json").read_text("utf-8"))
     # An epoch that was interrupted, or ran beside other work, does not count.
     times = (folder / "seconds.csv").read_text("utf-8").split()
     seconds = statistics.median(map(float, times))
-    logs = _read_columns(folder / "log.csv")
-    norms = _read_columns(folder / "gradient_norms.csv")
-    steps = len(norms["step"]) // epochs
+    logs, norms = (
+        np.genfromtxt(folder / name, delimiter=",", names=True, ndmin=1)
+        for name in ("log.csv", "gradient_norms.csv")
+    )
+    steps = len(norms) // epochs
     layers = {
-        name: np.median(values[: steps * epochs].reshape(epochs, steps), 1)
-        for name, values in norms.items()
+        name: np.median(norms[name][: steps * epochs].reshape(epochs, steps), 1)
+        for name in norms.dtype.names or ()
         if name not in ("step", "optimizer", "global_norm")
     }
-    curve = {name: logs[name] for name in ("accuracy", "loss")}
     return {
         "seconds": round(seconds * epochs),
-        **run["machine"],
-        "curve": {name: np.round(v, 5).tolist() for name, v in curve.items()},
+        **read_run(folder)["machine"],
+        "curve": {x: np.round(logs[x], 5).tolist() for x in ("accuracy", "loss")},
         "gradient_norms": {
             name: [float(f"{value:.3g}") for value in values]
             for name, values in layers.items()
         },
     }
-
-
-def _read_columns(path: pathlib.Path) -> dict[str, np.ndarray]:
-    header, *rows = path.read_text("utf-8").splitlines()
-    table = np.genfromtxt(rows, delimiter=",", ndmin=2)  # "NA" becomes NaN
-    return dict(zip(header.split(","), table.T, strict=True))
 
 
 def _check_architecture(recipe: Recipe) -> dict[str, Any]:
@@ -191,7 +185,7 @@ def _write(
     command = f"zoo publish {spec.id}"
     if metrics["seeds"] != list(SEEDS):
         command += "".join(f" --seed {seed}" for seed in metrics["seeds"])
-    run = json.loads((folder / "run.json").read_text("utf-8"))
+    run = read_run(folder)
     outputs = model.predict(golden_images(info.image_shape), verbose=0)
     # The card is moved into place last: without it, a weight is not listed.
     with (

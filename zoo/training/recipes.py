@@ -11,7 +11,7 @@ import numpy as np
 
 from zoo.data.augmentation import distort
 from zoo.data.catalog import PathLike
-from zoo.errors import check_argument, suggest
+from zoo.errors import check_argument, is_size, suggest
 from zoo.models.inspection import ends_in_softmax
 from zoo.models.registry import recipe_path
 from zoo.models.weights import PUBLISHED
@@ -46,8 +46,8 @@ class Recipe:
             the targets. Defaults to 0.9.
         ema_momentum: Float in [0, 1). The momentum of an exponential moving average of
             the weights, which replaces them at the end of the run. The statistics of
-            batch normalization are then computed again. A run shorter than ten times
-            the average gets a smaller momentum. Defaults to 0: no average.
+            batch normalization are then computed again. In a short run, a smaller
+            momentum limits the average to a tenth of it. Defaults to 0: no average.
 
     Reference:
     - [Szegedy et al., 2016](https://arxiv.org/abs/1512.00567): label smoothing.
@@ -90,15 +90,15 @@ class Recipe:
         scheduled = self.schedule in ("cosine", "constant")
         warmed = _is_number(self.warmup_epochs) and self.warmup_epochs >= 0
         smoothed, averaged = map(_is_part, (self.label_smoothing, self.ema_momentum))
-        weighted = self.teacher_weight == 1 or _is_part(self.teacher_weight)
-        weighted &= self.teacher_weight != 0
+        weighted = _is_number(self.teacher_weight) and 0 < self.teacher_weight <= 1
+        seeded = type(self.seed) is int and self.seed >= 0
         for field, is_valid, expected in (
             ("model", isinstance(self.model, str), "a name"),
             ("dataset", isinstance(self.dataset, str), "a name"),
-            ("version", _is_integer(self.version, 1), "an integer of at least 1"),
-            ("seed", _is_integer(self.seed, 0), "an integer of at least 0"),
-            ("epochs", _is_integer(self.epochs, 1), "an integer of at least 1"),
-            ("batch_size", _is_integer(self.batch_size, 1), "an integer of at least 1"),
+            ("version", is_size(self.version), "an integer of at least 1"),
+            ("seed", seeded, "an integer of at least 0"),
+            ("epochs", is_size(self.epochs), "an integer of at least 1"),
+            ("batch_size", is_size(self.batch_size), "an integer of at least 1"),
             ("arguments", isinstance(self.arguments, dict), "a table"),
             ("optimizer", named, "a table with `name` and a positive `learning_rate`"),
             ("schedule", scheduled, "'cosine' or 'constant'"),
@@ -233,11 +233,6 @@ def _check_name(kind: str, name: str, known: list[str]) -> None:
         raise ValueError(
             f"Unknown `{kind}` in a recipe. {suggest(name, known)} Received: {name!r}."
         )
-
-
-def _is_integer(value: Any, least: int) -> bool:
-    # `type` rather than `isinstance`: `True` is an instance of `int`.
-    return type(value) is int and value >= least
 
 
 def _is_part(value: Any) -> bool:

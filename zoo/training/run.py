@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import html
 import os
 import pathlib
 import time
@@ -17,6 +16,7 @@ from zoo.callbacks.resume.replicas import is_chief
 from zoo.data.catalog import PathLike
 from zoo.data.examples import Data, LabeledImages, dataset_name, load_training_data
 from zoo.errors import warn_if_scaled
+from zoo.files import expand
 from zoo.models.inspection import takes_raw_pixels
 from zoo.models.labels import describe_data, find_data
 from zoo.models.registry import check_name, create, get_weights
@@ -26,9 +26,9 @@ from zoo.training.batches import (
     fit_statistics,
     make_batches,
     make_targets,
-    one_hot,
 )
 from zoo.training.evaluation import image_shape
+from zoo.training.opening import TRAINED
 from zoo.training.recipes import (
     Recipe,
     compile_model,
@@ -37,7 +37,6 @@ from zoo.training.recipes import (
     load_recipe,
 )
 from zoo.training.run_folder import (
-    TRAINED,
     check_output_dir,
     completing_files,
     describe,
@@ -47,7 +46,7 @@ from zoo.training.run_folder import (
 from zoo.training.speed import describe_engine, tell_about_onednn
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(repr=False)
 class Report:
     """The results of a training run.
 
@@ -68,7 +67,7 @@ class Report:
     output_dir: pathlib.Path | None
     gradient_norms: GradientNorms | None
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         epochs, figures = self.recipe.epochs, self.history.items()
         lines = [f"{self.model.name}: {epochs} epochs in {self.seconds:.0f} s"]
         if last := [f"{name} {values[-1]:.4f}" for name, values in figures if values]:
@@ -78,9 +77,6 @@ class Report:
         if self.output_dir:
             lines.append(f"model: {self.output_dir / TRAINED}")
         return "\n".join(lines)
-
-    def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(str(self))}</pre>"
 
 
 def train(
@@ -179,13 +175,15 @@ def train(
     if has_soft_targets(completed):
         classes = _count_classes(model, examples)
         batches.targets = make_targets(examples, completed, classes)
-        validation = validation and one_hot(validation, classes)
+        if validation:
+            images, labels = validation
+            validation = images, keras.utils.to_categorical(labels, classes)
     if not is_chief(model):  # Of several workers, only the chief writes.
         folder, verbose = None, 0
     recorder, hooks = _make_callbacks(callbacks, folder, gradient_norms)
     if output_dir is not None:
         checkpoint = ExactResume(
-            pathlib.Path(output_dir).expanduser() / "checkpoint",
+            expand(output_dir) / "checkpoint",
             save_freq=save_freq,
             callbacks=[*hooks],
             data=batches,
@@ -274,7 +272,7 @@ def _build(
 ) -> keras.Model:
     keras.utils.set_random_seed(recipe.seed)
     if isinstance(model, str):
-        classes = len(examples.categories or ()) or int(examples.labels.max()) + 1
+        classes = _count_classes(model, examples)
         shapes = {"input_shape": examples.images.shape[1:], "classes": classes}
         model = create(model, **(shapes | recipe.arguments))
     elif not model.built:
@@ -298,9 +296,10 @@ def _build(
     return model
 
 
-def _count_classes(model: keras.Model, examples: LabeledImages) -> int:
-    labels = examples.categories or ()
-    return int(getattr(model, "output_shape", (len(labels),))[-1])
+def _count_classes(model: str | keras.Model, examples: LabeledImages) -> int:
+    """Returns the number of outputs of a model or, if it has no graph, of labels."""
+    labels = len(examples.categories or ()) or int(examples.labels.max()) + 1
+    return int(getattr(model, "output_shape", (labels,))[-1])
 
 
 def _make_callbacks(

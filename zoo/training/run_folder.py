@@ -2,12 +2,12 @@
 
 import contextlib
 import dataclasses
-import importlib.metadata
 import json
 import os
 import pathlib
 import platform
 import re
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,15 +18,14 @@ from zoo.callbacks import ExactResume, GradientNorms
 from zoo.callbacks.resume.replicas import gather
 from zoo.data.catalog import PathLike
 from zoo.data.examples import Data, LabeledImages, dataset_name
-from zoo.files import atomic_write
+from zoo.files import atomic_write, expand
+from zoo.training.opening import TRAINED
 from zoo.training.recipes import Recipe
-
-TRAINED = "trained.keras"
 
 
 def check_output_dir(path: PathLike | None, resume: bool) -> pathlib.Path | None:
     """Raises an error if a run cannot start, or cannot be resumed, in a folder."""
-    folder = pathlib.Path(path).expanduser() if path is not None else None
+    folder = expand(path) if path is not None else None
     if resume and folder is None:
         raise ValueError("`resume` needs a folder. Received: output_dir=None.")
     if folder and not resume and ExactResume(folder / "checkpoint").has_checkpoint():
@@ -58,7 +57,7 @@ def start_folder(
     (folder / "log.csv").unlink(missing_ok=True)
     backend = keras.backend.backend()
     versions = {"python": platform.python_version(), "keras": keras.__version__}
-    versions[backend] = importlib.metadata.version(backend)
+    versions[backend] = sys.modules[backend].__version__
     about = {
         "source": str(data) if isinstance(data, str | os.PathLike) else None,
         "images": examples.images.shape,

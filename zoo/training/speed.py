@@ -18,7 +18,7 @@ def choose_jit(model: keras.Model, steps: int) -> bool | str:
     """Returns the `jit_compile` with which `model` trains fastest.
 
     On a CPU, XLA fuses the operations of dense layers, but its convolutions are slower
-    than those of TensorFlow. A short run does not earn the time of the compilation.
+    than those of TensorFlow. For a short run, compiling takes longer than it saves.
     """
     if keras.backend.backend() != "tensorflow" or steps < COMPILED_STEPS:
         return "auto"
@@ -26,12 +26,8 @@ def choose_jit(model: keras.Model, steps: int) -> bool | str:
 
     if tf.config.list_physical_devices("GPU") or tf.distribute.has_strategy():
         return "auto"
-    with_weights = [
-        layer
-        for layer in model._flatten_layers()
-        if layer.weights and not isinstance(layer, keras.Model)
-    ]
-    return all(isinstance(layer, _DENSE) for layer in with_weights) or "auto"
+    inner = [x for x in model._flatten_layers() if not isinstance(x, keras.Model)]
+    return all(isinstance(x, _DENSE) or not x.weights for x in inner) or "auto"
 
 
 def uses_onednn() -> bool:
@@ -54,10 +50,9 @@ def describe_engine(model: keras.Model) -> dict[str, Any]:
 
 def tell_about_onednn(model: keras.Model) -> None:
     """Logs, once, how to train convolutions faster, if TensorFlow can."""
-    kinds = {type(layer) for layer in model._flatten_layers()}
     if (
         keras.backend.backend() == "tensorflow"
-        and any(issubclass(kind, _CONVOLUTION) for kind in kinds)
+        and any(isinstance(x, _CONVOLUTION) for x in model._flatten_layers())
         and "TF_ENABLE_ONEDNN_OPTS" not in os.environ
         and not uses_onednn()
     ):
