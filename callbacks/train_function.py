@@ -6,7 +6,8 @@ from typing import Any
 import keras
 
 # Since Keras 3.16, JAX draws the data of several steps at once, for a `lax.scan`.
-DRAWS_AT_ONCE = keras.backend.backend() == "jax" and keras.__version__ >= "3.16"
+VERSION = tuple(map(int, keras.__version__.split(".")[:2]))
+DRAWS_AT_ONCE = keras.backend.backend() == "jax" and VERSION >= (3, 16)
 
 
 class TrainFunctionWrapper:

@@ -60,9 +60,9 @@ def diagnose(
         exploded = [f.step for f in faults if f.kind == "exploding"]
         calm = min(exploded, default=end)
         profiles = _profiles(run, int((run.layers.steps < calm).sum()))
-        vanished = list(_trend(run, profiles, vanishing, towards_input=-1))
+        vanished = list(_trend(run, profiles, vanishing, toward_input=-1))
         faults += vanished
-        faults += _trend(run, profiles, exploding, towards_input=1)
+        faults += _trend(run, profiles, exploding, toward_input=1)
         findings += [*faults, *broken, *_dead(run, dead, underflow=bool(vanished))]
     return Diagnosis(sorted(findings, key=lambda finding: finding.step))
 
@@ -128,7 +128,7 @@ def _growth(
 
     Norms far below those of the weights may grow by any factor, as in a trained model
     that meets a hard batch. Norms also grow with the error alone, or with weights that
-    grow towards large targets, while the error falls.
+    grow toward large targets, while the error falls.
     """
     norms, numbers = run.kernels.norms[:calls], np.arange(calls)
     heights, relative = largest(norms), largest(run.relative[:calls])
@@ -214,7 +214,7 @@ def _saturated(run: Run, calls: int) -> Iterator[Finding]:
 
 # The number of the first call of a window; the median norm and the median relative
 # gradient of each layer over its calls; and the logarithm of the factor by which norms
-# change per layer towards the input.
+# change per layer toward the input.
 _Profile = tuple[int, NDArray[np.float64], NDArray[np.float64], float]
 
 
@@ -237,21 +237,21 @@ def _profiles(run: Run, calls: int) -> list[_Profile]:
 
 
 def _trend(
-    run: Run, profiles: list[_Profile], threshold: float, towards_input: int
+    run: Run, profiles: list[_Profile], threshold: float, toward_input: int
 ) -> Iterator[Finding]:
-    """Finds norms that grow (1) or fall (-1) from layer to layer towards the input.
+    """Finds norms that grow (1) or fall (-1) from layer to layer toward the input.
 
     Two consecutive windows must show the trend, or the only window. Of the norms that
     vanish, the finding names the layer nearest to the input.
     """
     names = run.kernels.names
     limit = np.log(threshold) / max(1, len(names) - 1)
-    over = np.array([p[-1] * towards_input >= limit for p in profiles], bool)
+    over = np.array([p[-1] * toward_input >= limit for p in profiles], bool)
     first = _first_run(over, min(2, len(over))) if profiles else None
     if first is None:
         return
     call, norms, relative, change = profiles[first]
-    if towards_input > 0:
+    if toward_input > 0:
         kind, verb, layer = "exploding", "grow", int(norms.argmax())
     else:
         kind, verb = "vanishing", "fall"
@@ -261,7 +261,7 @@ def _trend(
             return
         layer = int(small.argmax())
     norm, at_output = float(norms[layer]), float(norms[-1])
-    factor = float(np.exp(towards_input * change))
+    factor = float(np.exp(toward_input * change))
     squashing = sum(run.activation(name) in SQUASHING for name in names)
     cause = {1: "weights", -1: "squashing" if squashing > len(names) / 3 else "depth"}
     is_recurrent = run.is_recurrent(names[layer:])
@@ -271,8 +271,8 @@ def _trend(
         int(run.kernels.steps[call]),
         {"norm": norm, "norm_at_output": at_output, "factor_per_layer": factor},
         f"its norm is {norm:.1e} against {at_output:.1e} at {names[-1]}; "
-        f"norms {verb} by a factor of {factor:.1f} per layer towards the input.",
-        "recurrent" if is_recurrent else cause[towards_input],
+        f"norms {verb} by a factor of {factor:.1f} per layer toward the input.",
+        "recurrent" if is_recurrent else cause[toward_input],
     )
 
 

@@ -202,13 +202,13 @@ class GradientNorms(RecordViews, keras.callbacks.Callback):
         self._warn_if_empty()
 
     def flush(self) -> None:
-        """Writes the rows that, after an exception, are written when Python exits."""
+        """Writes the remaining rows, which Python would otherwise write at its exit."""
         self._is_training, self._update = False, None
         outputs.unwritten.discard(self)
         try:
             self._write()
         except Exception as error:  # It must not hide the exception of a step.
-            warnings.warn(f"GradientNorms cannot write: {error}", stacklevel=2)
+            warnings.warn(f"GradientNorms cannot write: {error}.", stacklevel=2)
 
     def __del__(self) -> None:
         if vars(self).get("_is_training"):
@@ -221,7 +221,9 @@ class GradientNorms(RecordViews, keras.callbacks.Callback):
 
         Compile a `tf.function` or `jax.jit` of the loop within the block, by its first
         call: functions compiled before do not record. In a loop compiled with
-        TensorFlow, read `global_norm`, say, at least every `buffer_size` steps.
+        TensorFlow, read `global_norm`, say, at least every `buffer_size` steps. There
+        are no epochs: `log_dir` needs `update_freq="batch"`, and `logs` and `stop_on`
+        have no effect.
 
         Args:
             optimizer: Keras optimizer. The optimizer that the loop calls.
@@ -280,17 +282,16 @@ class GradientNorms(RecordViews, keras.callbacks.Callback):
 
     def _warn_if_empty(self) -> None:
         is_empty = self._read().end == self._fit_begins_at
-        if is_empty and not self._recorder.is_recorded_elsewhere:
+        if is_empty and not self._recorder.may_be_empty:
             warnings.warn(
-                "GradientNorms has seen no gradient: no Keras optimizer was called "
-                "that an attribute of the model held when training began. Does the "
+                "GradientNorms has seen no gradient: during training, no Keras "
+                "optimizer in an attribute of the model was called. Does the "
                 "train step update the weights by other means, is no weight "
                 "trainable, or was a custom loop compiled before it was watched?",
                 stacklevel=3,
             )
 
     def _read(self) -> Record:
-        """Returns the record, with what the device still held."""
         self._recorder.read()
         return self._record
 

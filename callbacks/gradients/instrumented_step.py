@@ -188,8 +188,8 @@ class InstrumentedStep:
             self.layouts[key] = Layout(label, columns, positions, has_dynamic_scale)
         for recorder in self.recorders:
             if recorder.applied:
-                applied = _applied_gradients(optimizer, taken, owners)
-                recorder.take(self.layouts[key], *applied)
+                applied, updates = _applied_gradients(optimizer, taken, owners)
+                recorder.take(self.layouts[key], applied, None, updates)
             else:
                 recorder.take(self.layouts[key], taken, _loss_scale(optimizer))
 
@@ -233,11 +233,11 @@ def _loss_scale(optimizer: Any) -> Any:
 
 def _applied_gradients(
     optimizer: Any, gradients: list[Any], variables: list[Any]
-) -> tuple[list[Any], None, Any]:
+) -> tuple[list[Any], Any]:
     """Computes the gradients that the optimizer uses: unscaled, averaged, clipped.
 
-    Returns them, their scale (`None`), and a Boolean tensor, True if this call updates
-    the weights, or `None` if every call does.
+    Returns them, and a Boolean tensor, True if this call updates the weights; `None` if
+    every call does.
     """
     is_multiple = hasattr(optimizer, "_var_to_optimizer_idx")  # a `MultiOptimizer`
     scale = None if is_multiple else _loss_scale(optimizer)
@@ -253,18 +253,18 @@ def _applied_gradients(
         pairs = zip(gradients, sums, strict=True)
         gradients = [(gradient + total) / steps for gradient, total in pairs]
         updates = ops.equal((optimizer._iterations + 1) % steps, 0)
-    return optimizer._clip_gradients(gradients), None, updates
+    return optimizer._clip_gradients(gradients), updates
 
 
 def _applied_by_each(
     optimizer: Any, gradients: list[Any], variables: list[Any]
-) -> tuple[list[Any], None, Any]:
+) -> tuple[list[Any], Any]:
     """Computes the gradients that each part of a `MultiOptimizer` uses."""
     applied, all_updates = list(gradients), []
     owners = [optimizer._var_to_optimizer_idx[optimizer._var_key(v)] for v in variables]
     for number in set(owners):
         own = [i for i, owner in enumerate(owners) if owner == number]
-        parts, _, updates = _applied_gradients(
+        parts, updates = _applied_gradients(
             optimizer.optimizers[number],
             [gradients[i] for i in own],
             [variables[i] for i in own],
@@ -273,4 +273,4 @@ def _applied_by_each(
         for i, part in zip(own, parts, strict=True):
             applied[i] = part
     # A row is kept if any part updates its weights.
-    return applied, None, ops.any(ops.stack(all_updates))
+    return applied, ops.any(ops.stack(all_updates))

@@ -131,7 +131,7 @@ class JaxRecorder(Recorder):
                 "step. Call the optimizer outside to record it.",
                 stacklevel=2,
             )
-            self.is_recorded_elsewhere = True
+            self.may_be_empty = True
             return
         norms_of_step[len(norms_of_step), number, layout] = norms
 

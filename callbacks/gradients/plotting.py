@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .calls import WINDOW
+from .calls import WINDOW, median
 from .diagnosis import diagnose
 from .findings import Diagnosis
 from .record import Record, Table
@@ -79,9 +79,8 @@ def plot_profile(record: Record, steps: Sequence[int] | None) -> "Figure":
     axes = figure.subplots()
     tones = colormaps["viridis"](np.linspace(0, 0.85, len(starts)))
     for start, tone in zip(starts, tones, strict=True):
-        norms = np.ma.masked_invalid(table.norms[start : start + size])
-        median = np.ma.median(norms, axis=0).filled(0.0)  # type: ignore[no-untyped-call]
-        logs = np.log10(np.where(median > 0, median, np.nan))
+        norms = median(table.norms[start : start + size])
+        logs = np.log10(np.where(norms > 0, norms, np.nan))
         axes.plot(logs, "o-", markersize=3, color=tone, label=table.steps[start])
     ticks = _spread([], len(table.names))
     labels = [_shorten(table.names[tick]) for tick in ticks]
@@ -177,7 +176,7 @@ def _shrink(table: Table) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     blocks = []
     for rows in map(slice, bounds[:-1], bounds[1:]):
         taking_part = np.ma.masked_array(norms[rows], ~table.present[rows])
-        median = np.ma.median(taking_part, axis=0).filled(-1.0)  # type: ignore[no-untyped-call]
+        medians = np.ma.median(taking_part, axis=0).filled(-1.0)  # type: ignore[no-untyped-call]
         finite = np.isfinite(norms[rows]).all(axis=0)
-        blocks.append(np.where(finite, median, np.nan))
+        blocks.append(np.where(finite, medians, np.nan))
     return edges, np.stack(blocks)

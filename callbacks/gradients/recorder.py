@@ -25,7 +25,7 @@ class Recorder:
         self.queue: list[tuple[Layout, Any]] = []
         self.finished = 0  # the number of queued calls whose step has not failed
         self.step: Any = None  # the latest `InstrumentedStep`, which is used again
-        self.is_recorded_elsewhere = False  # by the first replica
+        self.may_be_empty = False  # a later replica, or calls that a warning named
         self.on_failure: Callable[[], object] = self.read
 
     def take(

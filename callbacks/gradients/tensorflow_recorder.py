@@ -70,13 +70,13 @@ class TensorFlowRecorder(Recorder):
                 "or remove the decorator, since Keras compiles the step.",
                 stacklevel=2,
             )
-            self.is_recorded_elsewhere = True
+            self.may_be_empty = True
             return
         if layout not in self.rings:
             empty = np.full((self.buffer_size, 1 + len(layout.columns)), -1.0)
             self.rings[layout] = _create_variable(empty)
         if _is_later_replica():
-            self.is_recorded_elsewhere = True
+            self.may_be_empty = True
             return
         call = self.calls.read_value()
         written = tf.raw_ops.ResourceScatterUpdate(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import outputs
+from . import outputs, plotting
 from .diagnosis import diagnose
 from .findings import Diagnosis
 from .record import Record
@@ -104,14 +104,12 @@ class RecordViews:
             *others: `GradientNorms`. Further runs, each drawn as a panel of its own,
                 with the same colors.
         """
-        from .plotting import plot
-
         if not all(isinstance(other, RecordViews) for other in others):
             raise TypeError(
                 "`plot` takes the `GradientNorms` of further runs. "
                 f"Received: others={others!r}."
             )
-        return plot([norms._read() for norms in (self, *others)])
+        return plotting.plot([norms._read() for norms in (self, *others)])
 
     def plot_profile(self, steps: Sequence[int] | None = None) -> "Figure":
         """Draws the norm against the layer, from the input to the output.
@@ -127,9 +125,7 @@ class RecordViews:
         Raises:
             ValueError: If nothing is recorded yet, or a step is not recorded.
         """
-        from .plotting import plot_profile
-
-        return plot_profile(self._read(), steps)
+        return plotting.plot_profile(self._read(), steps)
 
     def __repr__(self) -> str:
         record = vars(self).get("_record") or Record()

@@ -28,8 +28,8 @@ class ExactResume(keras.callbacks.Callback):
 
     The final weights are bit-identical to those of an uninterrupted run, however often
     it was killed, if the data depend only on their position: batches in the same order
-    in each epoch, an endless sequence that starts again equally, or `ShuffledBatches`.
-    Random data cause a warning before training, as far as they can be detected.
+    in each epoch, an endless sequence that restarts with the same batches, or
+    `ShuffledBatches`. Random data that can be detected cause a warning before training.
 
     A checkpoint holds all variables of the model, its optimizers, metrics and random
     generators, the position in the run, `History`, and the state of other callbacks.

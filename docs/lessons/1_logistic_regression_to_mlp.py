@@ -148,7 +148,7 @@ assert np.allclose(softmax(two)[:, 1], sigmoid(two[:, 1] - two[:, 0]))
 #
 # The optimizer, AdamW, is a variant of SGD. Like *Adam*, it divides the step of each
 # weight by the recent size of the weight's gradient. It also moves each weight a little
-# towards zero at each step. This *weight decay* keeps the weights small.
+# toward zero at each step. This *weight decay* keeps the weights small.
 
 
 # %%

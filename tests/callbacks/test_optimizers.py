@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from references import LOSS, fit, read_events
+from references import LOSS, fit
 
 from zoo.callbacks import GradientNorms
 from zoo.callbacks.optimizers import find_optimizers
@@ -48,12 +48,11 @@ class Adversarial(keras.Model):
 
 # On JAX, optimizers have no state of their own within a train step.
 @pytest.mark.skipif(BACKEND == "jax", reason="needs stateful optimizers")
-def test_every_call_of_every_optimizer_has_a_row_with_its_label(data, tmp_path):
+def test_every_call_of_every_optimizer_has_a_row_with_its_label(data):
     model = Adversarial()
     model(data[0][:1])
     model.compile(loss=LOSS)
-    log_dir = tmp_path if BACKEND == "tensorflow" else None
-    gradients = GradientNorms(log_dir=log_dir, update_freq="batch")
+    gradients = GradientNorms()
     model.fit(*data, batch_size=20, callbacks=[gradients], verbose=0)
     one_step = ["critic_optimizer", "critic_optimizer", "generator_optimizer"]
     assert list(gradients.optimizers) == one_step * 6
@@ -62,14 +61,6 @@ def test_every_call_of_every_optimizer_has_a_row_with_its_label(data, tmp_path):
     np.testing.assert_array_equal(critic, [True, True, False] * 6)
     np.testing.assert_array_equal(np.isfinite(gradients.history["generator"]), ~critic)
     assert gradients.diagnose() == ()
-    if log_dir is not None:
-        events = read_events(log_dir)
-        steps, values = zip(*events["log10_gradient_norm/critic"], strict=True)
-        np.testing.assert_array_equal(steps, gradients.steps[critic])
-        expected = np.log10(gradients.history["critic"][critic])
-        np.testing.assert_allclose(values, expected, 1e-5)
-        steps = [step for step, _ in events["log10_gradient_norm/generator"]]
-        np.testing.assert_array_equal(steps, gradients.steps[~critic])
 
 
 def test_optimizers_are_found_wherever_a_model_has_them_and_only_once():

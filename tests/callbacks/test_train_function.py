@@ -53,7 +53,7 @@ def test_an_exception_leaves_nothing_behind(
     assert len(gradients.steps) == rows + 6
 
 
-def test_a_model_lives_on_after_a_crash(model, points, tmp_path):
+def test_a_model_is_usable_after_a_crash(model, points, tmp_path):
     gradients = GradientNorms()
     failing = Raises("on_train_batch_begin", KeyboardInterrupt(), 3)
     with pytest.raises(KeyboardInterrupt):

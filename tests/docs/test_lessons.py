@@ -1,29 +1,21 @@
 """The lessons run as scripts, and assert each of their formulas."""
 
 import os
-import subprocess
-import sys
 
 import jupytext
 import pytest
-from paths import ROOT
+from paths import ROOT, run_python
 
 LESSONS = sorted((ROOT / "docs" / "lessons").glob("*.py"))
+# `make docs` executes them all; these take minutes.
+LONG = [pytest.param(lesson, marks=pytest.mark.endurance) for lesson in LESSONS[1:]]
 
 
-@pytest.mark.parametrize("lesson", LESSONS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("lesson", [LESSONS[0], *LONG], ids=lambda path: path.stem)
 def test_lesson(lesson, tmp_path):
     """It needs no display, no prepared dataset, and writes no file."""
     settings = {"MPLBACKEND": "agg", "TFDS_DATA_DIR": str(tmp_path)}
-    result = subprocess.run(
-        [sys.executable, lesson],
-        cwd=tmp_path,
-        env=os.environ | settings,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert result.returncode == 0, result.stdout
+    run_python(lesson, cwd=tmp_path, env=os.environ | settings)
     assert not list(tmp_path.iterdir())
 
 

@@ -73,15 +73,13 @@ def fit(model, data, *callbacks, **kwargs):
 @pytest.mark.parametrize(
     "execution", [{}, {"run_eagerly": True}, {"jit_compile": True}]
 )
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize("build", [built, unbuilt, Subclassed])
-def test_norms_are_those_of_the_training_gradient(build, optimizer, execution, data):
+def test_norms_are_those_of_the_training_gradient(build, execution, data):
     reference = alike(build)
     reference(data[0][:1])
-    rule = keras.optimizers.get(optimizer)
-    expected = norms(reference, rule, LOSS, batches(data, 16))
+    expected = norms(reference, keras.optimizers.Adam(), LOSS, batches(data, 16))
     model = alike(build)
-    model.compile(optimizer, LOSS, **{"jit_compile": False, **execution})
+    model.compile("adam", LOSS, **{"jit_compile": False, **execution})
     gradients = GradientNorms()
     fit(model, data, gradients)
 
@@ -141,9 +139,9 @@ def test_training_is_bit_for_bit_the_same(build, rule, options, data):
     for callbacks in ([], [gradients]):
         model = compiled(build, keras.optimizers.Adam(**rule), **options)
         keras.utils.set_random_seed(1)
-        history = fit(model, data, *callbacks, epochs=7, shuffle=True).history
+        history = fit(model, data, *callbacks, epochs=3, shuffle=True).history
         runs.append((model.variables + model.optimizer.variables, history))
-    assert len(gradients.steps) == 56
+    assert len(gradients.steps) == 24
     for pair in zip(runs[0][0], runs[1][0], strict=True):
         np.testing.assert_array_equal(*pair)
     assert list(runs[0][1]) == list(runs[1][1])
@@ -151,7 +149,7 @@ def test_training_is_bit_for_bit_the_same(build, rule, options, data):
 
 
 @pytest.mark.skipif(BACKEND == "torch", reason="has no `steps_per_execution`")
-@pytest.mark.parametrize("steps", [2, 3, 7])
+@pytest.mark.parametrize("steps", [2, 3])
 def test_every_step_of_an_execution_is_recorded_in_order(steps, data):
     expected, gradients = GradientNorms(), GradientNorms()
     fit(compiled(), data, expected, epochs=2)
@@ -238,17 +236,17 @@ def test_a_step_that_fails_after_its_optimizer_call_has_no_row(data):
 
 
 @pytest.mark.filterwarnings("ignore:Gradients do not exist")
-@pytest.mark.parametrize("applied", [False, True])
-def test_a_layer_that_the_loss_does_not_reach_is_dead(applied, data):
+def test_a_layer_that_the_loss_does_not_reach_is_dead(data):
     inputs = keras.Input((8,))
     cut = keras.ops.stop_gradient(keras.layers.Dense(6, name="cut")(inputs))
     model = keras.Model(inputs, keras.layers.Dense(3, name="logits")(cut))
     model.compile(keras.optimizers.SGD(clipnorm=1.0), LOSS)
-    gradients = GradientNorms(applied=applied)
-    fit(model, data, gradients, epochs=2)
-    assert not gradients.history["cut"].any()
-    [finding] = gradients.diagnose()
-    assert (finding.kind, finding.layer, finding.step) == ("dead", "cut", 0)
+    both = GradientNorms(), GradientNorms(applied=True)
+    fit(model, data, *both, epochs=2)
+    for gradients in both:
+        assert not gradients.history["cut"].any()
+        [finding] = gradients.diagnose()
+        assert (finding.kind, finding.layer, finding.step) == ("dead", "cut", 0)
 
 
 @pytest.mark.parametrize("callbacks", [[], [GradientNorms()]])
@@ -318,8 +316,7 @@ def test_arguments_that_make_no_sense_are_named(name, value):
         GradientNorms(**{name: value})
 
 
-@pytest.mark.parametrize("backend", ["numpy", "openvino"])
-def test_other_backends_are_refused(backend, monkeypatch):
-    monkeypatch.setattr(keras.backend, "backend", lambda: backend)
-    with pytest.raises(NotImplementedError, match=f"Received.*{backend}"):
+def test_other_backends_are_refused(monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "numpy")
+    with pytest.raises(NotImplementedError, match=r"Received.*numpy"):
         GradientNorms()

@@ -117,7 +117,7 @@ def test_an_embedding_sums_repeated_rows_before_the_norm(jit_compile):
     np.testing.assert_allclose(recorded(gradients), [expected], rtol=1e-5)
 
 
-@pytest.mark.parametrize("scale", [1e-30, 1e-18, 1.0, 1e22])
+@pytest.mark.parametrize("scale", [1e-30, 1e-18, 1e22])
 def test_norms_of_extreme_size_are_right(scale, points):
     x, y = batches(points)[0]
     expected = scale * np.array(sizes(gradients_of(alike(regression), mse, x, y)))

@@ -1,4 +1,4 @@
-"""Tests of distributions, which only the JAX backend has."""
+"""Tests of data parallelism and control flow, on the JAX backend alone."""
 
 import keras
 import numpy as np
@@ -88,7 +88,6 @@ class Guarded(keras.Sequential):
         return {"loss": value}, (weights, others, optimizer_state, metrics)
 
 
-@pytest.mark.skipif(keras.backend.backend() != "jax", reason="the control flow of JAX")
 @pytest.mark.parametrize("kind", ["jit", "scan", "cond"])
 def test_a_call_in_control_flow_is_named_and_trains_unharmed(kind):
     random = np.random.default_rng(0)

@@ -147,9 +147,9 @@ def test_an_exception_in_another_callback_keeps_no_model_alive(tmp_path):
             model.fit(x, x, batch_size=8, callbacks=[norms, Interrupt()], verbose=0)
         return weakref.ref(model)
 
-    models = [interrupted() for _ in range(3)]
+    model = interrupted()
     gc.collect()
-    assert [model() for model in models] == [None] * 3
+    assert model() is None
     np.testing.assert_array_equal(pd.read_csv(tmp_path / "norms.csv")["step"], range(4))
 
 
@@ -192,10 +192,10 @@ def test_a_finding_of_this_fit_ends_training(model, points):
     assert fit(model, points, gradients, epochs=3).epoch == [0, 1, 2]
 
 
-@pytest.mark.parametrize(
-    "duplicate", [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))]
-)
-def test_copies_and_pickles_go_on(duplicate, model, points, tmp_path):
+def test_copies_and_pickles_continue_the_record(model, points, tmp_path):
+    def duplicate(gradients):
+        return pickle.loads(pickle.dumps(copy.deepcopy(gradients)))
+
     path = tmp_path / "norms.csv"
     log_dir = tmp_path if BACKEND == "tensorflow" else None
     gradients = GradientNorms(csv=path, log_dir=log_dir)

@@ -140,6 +140,7 @@ def test_a_name_is_never_a_path(tmp_path, monkeypatch):
     for name in ("mnist", "photos"):
         (tmp_path / name).mkdir()
     assert find_path("mnist") is None
+    assert find_path("") is None
     assert find_path("photos") == pathlib.Path("photos")
     assert find_path("~/x.npz") == pathlib.Path.home() / "x.npz"
     with pytest.raises(ValueError, match="Did you mean 'mnist'"):

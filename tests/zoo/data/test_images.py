@@ -74,12 +74,12 @@ def test_deep_gray_keeps_its_range(dtype, white, tmp_path):
 
 
 @pytest.mark.parametrize("form", ["mnist", "fashion_mnist"])
-@pytest.mark.parametrize("color", ["#fff", "#000", "#0000"])
+@pytest.mark.parametrize("color", ["#fff", "#000", "#808080", "#0000"])
 @pytest.mark.parametrize("size", [(1, 1), (28, 28), (90, 60)])
 def test_an_image_without_ink_gives_a_warning(size, color, form, tmp_path):
     Image.new("RGBA", size, color).save(tmp_path / "x.png")
     with pytest.warns(UserWarning, match=r"No ink was found.*file='.*x\.png'\.$"):
-        read_image(tmp_path / "x.png", (28, 28, 1), form)
+        assert not read_image(tmp_path / "x.png", (28, 28, 1), form).any()
     read_image(tmp_path / "x.png", (28, 28, 1))  # Warnings are errors.
 
 

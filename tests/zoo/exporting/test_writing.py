@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from exports import answer_requests, folders, random_pixels, tree
+from exports import folders, random_pixels, tree
 from keras import layers
 
 import zoo
@@ -106,8 +106,7 @@ def test_lookup_tables_are_stored(tmp_path):
     x = layers.IntegerLookup(vocabulary=[0, 1, 2], output_mode="multi_hot")(inputs)
     model = keras.Model(inputs, layers.Dense(3, "softmax")(x))
     pixels = np.array([[0, 1, 1, 9], [2, 2, 2, 2]], "float32")
-    request = ("serving_default", pixels)
-    [(answer, _)] = answer_requests(export(model, tmp_path), [request])
+    answer = load_exported(export(model, tmp_path)).predict(pixels)
     expected = model.predict(pixels.astype("int64"), verbose=0)
     np.testing.assert_allclose(answer["probabilities"], expected, 0, 1e-6)
 

@@ -320,6 +320,10 @@ def test_models_share_a_graph():
     each = [predict(zoo.create(model, weights="mnist")) for model in names]
     expected = np.mean(each, axis=0)
     np.testing.assert_allclose(predict(keras.Model(x, average)), expected, atol=1e-6)
+    # The layer avg_pool has the prefix of a model called "avg" already.
+    pooled = zoo.LeNet5(input_tensor=x, include_top=False, pooling="avg", name="avg")
+    assert all(layer.name.startswith("avg_") for layer in pooled.layers[1:])
+    assert pooled.get_layer("avg_conv1")
 
 
 @each_model
@@ -328,21 +332,20 @@ def test_published_weights_in_an_own_file(name, file, tmp_path):
     """Labels and architecture are those of the weights, with and without prefixes."""
     forms = [{}, {"input_tensor": keras.Input((28, 28, 1)), "name": "a_b"}]
     path, card = tmp_path / file, CARDS[name]
-    for saved in forms:
+    for saved, built in (forms, forms[::-1]):
         model = zoo.create(name, weights="mnist", **saved)
         save = {"own.weights.h5": model.save_weights, "own.keras": model.save}.get(file)
         save(path) if save else save_legacy(model, path)
-        for built in forms:
-            options = {"weights": str(path), **built}
-            loaded = zoo.create(name, **options)
-            assert_same_weights(loaded.layers[1:], model.layers[1:])
-            assert loaded.categories == card.categories
-            copy = keras.models.clone_model(loaded)
-            copy.set_weights(loaded.get_weights())
-            assert card_of(copy) == card
-            assert zoo.create(name, **options, include_top=False)
-            with pytest.raises(ValueError, match=rf"differs.*{card.id}.*'tanh'"):
-                zoo.create(name, **options, activation="tanh")
-            if file in ("own.keras", "whole.h5"):
-                with pytest.raises(ValueError, match="`include_preprocessing` differs"):
-                    zoo.create(name, **options, include_preprocessing=False)
+        options = {"weights": str(path), **built}
+        loaded = zoo.create(name, **options)
+        assert_same_weights(loaded.layers[1:], model.layers[1:])
+        assert loaded.categories == card.categories
+        copy = keras.models.clone_model(loaded)
+        copy.set_weights(loaded.get_weights())
+        assert card_of(copy) == card
+        assert zoo.create(name, **options, include_top=False)
+        with pytest.raises(ValueError, match=rf"differs.*{card.id}.*'tanh'"):
+            zoo.create(name, **options, activation="tanh")
+        if file in ("own.keras", "whole.h5"):
+            with pytest.raises(ValueError, match="`include_preprocessing` differs"):
+                zoo.create(name, **options, include_preprocessing=False)

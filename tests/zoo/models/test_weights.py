@@ -36,7 +36,7 @@ def test_card_holds_the_recipe_beside_it(card):
 
 
 @each_card
-def test_card_states_size_and_cost(card):
+def test_card_states_size_cost_and_golden_outputs(card):
     card.verify()
     assert card.path.stat().st_size == card.bytes
     model = zoo.create(card.model, weights=card)
@@ -44,17 +44,16 @@ def test_card_states_size_and_cost(card):
     assert zoo.count_flops(model) == card.flops
     assert model.name == card.model
     assert model.output.shape[-1] == len(card.categories)
-
-
-@each_card
-def test_golden_outputs(card):
     images = golden_images(card.input_shape, card.golden["seed"])
-    model = zoo.create(card.model, weights=card)
     loaded_by_keras = zoo.create(card.model)
     loaded_by_keras.load_weights(card.path)
     for each in (model, loaded_by_keras):
         outputs = each.predict(images, verbose=0)
         np.testing.assert_allclose(outputs, card.golden["probabilities"], atol=2e-4)
+    assert weights_lib.card_of(model) == card
+    kernel = model.get_layer("logits").kernel
+    kernel.assign(kernel + 2**-20)
+    assert weights_lib.card_of(model) is None
 
 
 @each_card
@@ -64,15 +63,6 @@ def test_accuracy_on_the_test_images_is_the_cards(card, prepared_data_dir):
     # Another machine may decide a close prediction differently.
     assert scores["accuracy"] == pytest.approx(card.metrics["accuracy"], abs=2e-4)
     assert scores["loss"] == pytest.approx(card.metrics["loss"], rel=1e-3)
-
-
-@each_card
-def test_card_of_a_model(card):
-    model = zoo.create(card.model, weights=card)
-    assert weights_lib.card_of(model) == card
-    kernel = model.get_layer("logits").kernel
-    kernel.assign(kernel + 2**-20)
-    assert weights_lib.card_of(model) is None
 
 
 @pytest.mark.parametrize("name", ["minst", "MNIST", "mnist.v9", "mnist.v"])

@@ -35,6 +35,8 @@ def test_what_cannot_be_compared_is_said_before_training(tmp_path):
         zoo.compare(["lenet5"], (images, labels))
     with pytest.raises(ValueError, match="`models` must be a list"):
         zoo.compare("lenet5", "digits-sample")
+    with pytest.raises(ValueError, match="a list of at least one model"):
+        zoo.compare([], "digits-sample")
     inputs = keras.Input((28, 28, 1))
     x = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(inputs))
     x = keras.layers.EinsumDense("ab,bc->ac", 10)(x)

@@ -53,6 +53,10 @@ def test_a_subclassed_model_says_what_it_returns(examples):
             return self.net(x)
 
     assert zoo.evaluate(Own(), examples, from_logits=False)["images"] == 1000
+    report = zoo.train(
+        Own(), examples, epochs=1, from_logits=False, batch_size=500, verbose=0
+    )
+    assert report.history["loss"]
 
 
 def test_logits_can_be_declared(examples):
