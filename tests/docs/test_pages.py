@@ -1,9 +1,11 @@
 """The Python blocks of README.md and docs/ run, and what is generated is up to date."""
 
 import ast
+import doctest
 import re
 
 import matplotlib as mpl
+import numpy as np
 import pytest
 from paths import ROOT, load_script
 from PIL import Image
@@ -25,6 +27,15 @@ PAGES = {
     for page in [*DOCS.glob("*.md"), *DOCS.glob("results/*.md")]
 }
 NEED_RUNTIMES = ("play.md", "runtimes.md")
+EXAMPLES = {
+    name: example
+    for module in (zoo, zoo.callbacks)
+    for name in dir(module)
+    for example in doctest.DocTestFinder(recurse=False).find(
+        getattr(module, name), name, globs={"np": np, "zoo": zoo} | vars(module)
+    )
+    if example.examples
+}
 
 
 def run(code, title):
@@ -35,6 +46,12 @@ def run(code, title):
 def test_block_of_readme(title, code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run(code, f"README.md, {title}")
+
+
+@pytest.mark.parametrize("example", EXAMPLES.values(), ids=EXAMPLES)
+def test_example_of_docstring(example, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert doctest.DocTestRunner().run(example).failed == 0
 
 
 def test_every_use_has_a_block():

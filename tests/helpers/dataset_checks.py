@@ -20,7 +20,7 @@ def read_idx(folder, prefix):
     labels = gzip.decompress((folder / f"{prefix}-labels-idx1-ubyte.gz").read_bytes())
     return (
         np.frombuffer(images, np.uint8, offset=16).reshape(-1, 28, 28, 1),
-        np.frombuffer(labels, np.uint8, offset=8),
+        np.frombuffer(labels, np.uint8, offset=8).astype("int64"),
     )
 
 

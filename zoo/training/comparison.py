@@ -66,7 +66,8 @@ def compare(
 
     Example:
 
-    >>> table = zoo.compare(["lenet5", "lenet5.mnist"], "digits-sample", epochs=1)
+    >>> models, data = ["lenet5", "lenet5.mnist"], "digits-sample"
+    >>> table = zoo.compare(models, data, epochs=1, verbose=0)
     >>> [row["model"] for row in table]
     ['lenet5', 'lenet5.mnist']
     """

@@ -69,7 +69,8 @@ class Report:
 
     def __repr__(self) -> str:
         epochs, figures = self.recipe.epochs, self.history.items()
-        lines = [f"{self.model.name}: {epochs} epochs in {self.seconds:.0f} s"]
+        count = "1 epoch" if epochs == 1 else f"{epochs} epochs"
+        lines = [f"{self.model.name}: {count} in {self.seconds:.0f} s"]
         if last := [f"{name} {values[-1]:.4f}" for name, values in figures if values]:
             lines.append(f"last epoch: {', '.join(last)}")
         if self.gradient_norms is not None and len(self.gradient_norms.steps):

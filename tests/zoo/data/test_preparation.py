@@ -28,13 +28,14 @@ def is_tiny(examples, seed, start, end):
     return sorted_hashes(*examples) == sorted_hashes(images, images[:, 0, 0, 0])
 
 
+@pytest.mark.endurance
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
 def test_images_and_labels_are_those_of_the_official_files(
-    name, official_files, prepared_data_dir
+    name, official_files, tmp_path
 ):
+    prepare_dataset(name, source_dir=official_files / name, data_dir=tmp_path)
     for split, prefix in ("train+validation", "train"), ("test", "t10k"):
-        options = {"as_": "numpy", "data_dir": prepared_data_dir}
-        images, labels = load_dataset(name, split, **options)
+        images, labels = load_dataset(name, split, as_="numpy", data_dir=tmp_path)
         assert (images.dtype, labels.dtype) == (np.uint8, np.int64)
         expected = read_idx(official_files / name, prefix)
         assert images.shape == expected[0].shape

@@ -1,4 +1,3 @@
-import doctest
 import errno
 import os
 import pathlib
@@ -25,6 +24,10 @@ def test_versions_count_up(tmp_path):
     (base / "notes").mkdir(parents=True)
     assert export(model, base) == base / "1"
     assert export(model, str(base), np.int64(9)) == base / "9"
+    labels = np.array([f"label {i}" for i in range(10)])
+    older = export(model, base, 5, labels=labels)
+    assert load_exported(older).labels == tuple(labels)
+    assert "Version 9 takes" in (base / "README.md").read_text("utf-8")
     (base / "00011").mkdir()  # TF Serving reads 11.
     assert export(model, base) == base / "12"
     for taken in (1, 9, 11):
@@ -32,18 +35,10 @@ def test_versions_count_up(tmp_path):
         with pytest.raises(FileExistsError, match=r"Choose another one.*version="):
             export(model, base, taken)
         assert tree(base) == before
-    assert folders(base) == ["00011", "1", "12", "9", "notes"]
+    assert folders(base) == ["00011", "1", "12", "5", "9", "notes"]
     assert load_exported(base).path == base / "12"
     # Another user's server can read them.
     assert (base / "1").stat().st_mode == (base / "notes").stat().st_mode
-
-
-def test_readme_describes_the_newest_version(tmp_path):
-    labels = np.array([f"label {i}" for i in range(10)])
-    for version in (5, 3):
-        folder = export(vector(), tmp_path, version, labels=labels)
-        assert load_exported(folder).labels == tuple(labels)
-        assert "Version 5 takes" in (tmp_path / "README.md").read_text("utf-8")
 
 
 # Models that are no image classifiers
@@ -321,16 +316,6 @@ def test_an_interrupted_export_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         export(vector(), tmp_path)
     assert os.listdir(tmp_path) == [".lock"]
-
-
-@pytest.mark.parametrize("function", [zoo.export, zoo.load_exported])
-def test_example(function, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    finder = doctest.DocTestFinder(recurse=False)
-    [example] = finder.find(function, "example", globs={"np": np, "zoo": zoo})
-    assert example.examples
-    assert doctest.DocTestRunner().run(example).failed == 0
-    assert (tmp_path / "serving" / "lenet5" / "1").is_dir()
 
 
 def test_features(tmp_path):
