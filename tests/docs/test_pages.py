@@ -1,6 +1,7 @@
 """The Python blocks of README.md and docs/ run, and what is generated is up to date."""
 
 import ast
+import copy
 import doctest
 import re
 
@@ -126,7 +127,7 @@ def test_every_model_has_a_page():
 
 def test_model_page_shows_what_a_card_holds():
     models = load_script(DOCS / "models.py")
-    card = zoo.get_weights("lenet5.mnist")
+    card = copy.deepcopy(zoo.get_weights("lenet5.mnist"))
     counts = [[990 if i == j else 0 for j in range(10)] for i in range(10)]
     counts[4][9] = 7
     card.metrics["confusion"] = counts
