@@ -9,6 +9,7 @@ from paths import ROOT
 from served import serving  # noqa: F401  a fixture
 
 from zoo.data.datasets import dataset_info
+from zoo.data.preparation import decoded_file
 
 # Tests of the JAX backend alone.
 of_jax = ["training/test_distributed_jax.py"]
@@ -41,6 +42,7 @@ def prepared_data_dir(
         splits["test"] = read_idx(official_files / name, "t10k")
         for split, (images, labels) in splits.items():
             arrays |= {f"{split}_images": images, f"{split}_labels": labels}
-        (data_dir / name).mkdir()
-        np.savez(data_dir / name / f"{info.version}.npz", **arrays)
+        file = decoded_file(info, data_dir)
+        file.parent.mkdir()
+        np.savez(file, **arrays)
     return data_dir

@@ -91,7 +91,7 @@ class Recipe:
         warmed = _is_number(self.warmup_epochs) and self.warmup_epochs >= 0
         smoothed, averaged = map(_is_part, (self.label_smoothing, self.ema_momentum))
         weighted = _is_number(self.teacher_weight) and 0 < self.teacher_weight <= 1
-        seeded = type(self.seed) is int and self.seed >= 0
+        seeded = type(self.seed) is int and self.seed >= 0  # `True` is no seed
         for field, is_valid, expected in (
             ("model", isinstance(self.model, str), "a name"),
             ("dataset", isinstance(self.dataset, str), "a name"),

@@ -102,8 +102,6 @@ REPORTED = {
     "layer cut off by stop gradient": "stop_gradient",
     "tanh of raw pixels and large weights": "inputs scaled",
     "kernels of ones": "initializer",
-    "chaotic tanh net": "initializer",
-    "image with nan": "check of the data",
     "fine tuning a published model": None,
     "imbalanced classes": None,
 }
@@ -149,6 +147,18 @@ def test_a_far_too_large_learning_rate_explodes(images):
     assert "smaller learning rate" in finding.advice
 
 
+def test_saturated_layers_explode_in_depth(images):
+    # The chaotic phase of a tanh net (Schoenholz et al., 2017, "Deep information
+    # propagation"): gradients grow by a factor per layer toward the input.
+    large = keras.initializers.RandomNormal(stddev=0.5)
+    optimizer = keras.optimizers.SGD(1e-6)
+    gradients = record(mlp(30, "tanh", large), optimizer, images, epochs=2)
+    (finding,) = gradients.diagnose()
+    assert finding.kind == "exploding"
+    assert finding.figures["norm"] > 100 * finding.figures["norm_at_output"]
+    assert 1.2 < finding.figures["factor_per_layer"] < 2
+
+
 def test_a_layer_without_active_units_is_dead(images):
     model = mlp(5, "relu", "he_normal")
     model.get_layer("dense3").bias.assign(-1000.0 * np.ones(32))
@@ -156,6 +166,16 @@ def test_a_layer_without_active_units_is_dead(images):
     (finding,) = record(model, "sgd", images).diagnose()
     assert (finding.kind, finding.layer, finding.step) == ("dead", "dense3", 0)
     assert finding.figures == {"layers": 3, "calls": 48}
+
+
+def test_a_bad_image_is_found_at_the_step_that_met_it(images):
+    x, y = images[0].copy(), images[1]
+    x[40] = np.nan
+    gradients = record(lenet(), "sgd", (x, y), epochs=1, shuffle=False)
+    (finding,) = gradients.diagnose()
+    assert (finding.kind, finding.layer, finding.step) == ("non_finite", "logits", 1)
+    assert np.isfinite(gradients.global_norm[0])
+    assert np.isnan(gradients.global_norm[1:]).all()
 
 
 def test_underflow_in_a_very_deep_net_is_vanishing_not_dead(images):

@@ -15,12 +15,14 @@ from zoo.models.labels import describe_data, find_data
 CLOTHES = zoo.get_weights("lenet5", "fashion_mnist").categories
 
 
-@pytest.mark.parametrize("duplicate", ["save", "clone"])
+@pytest.mark.parametrize("duplicate", ["save", "deepcopy", "clone"])
 def test_copies_of_published_models_have_their_labels(duplicate, tmp_path):
     model = zoo.LeNet5(weights="fashion_mnist")
     if duplicate == "save":
         model.save(tmp_path / "f.keras")
         twin = keras.saving.load_model(tmp_path / "f.keras", compile=False)
+    elif duplicate == "deepcopy":
+        twin = copy.deepcopy(model)
     else:
         twin = keras.models.clone_model(model)
         assert find_data(twin) == (None, None)
