@@ -28,9 +28,10 @@ test: $(INSTALLED)
 # The builders and callbacks on the other two Keras backends.
 BACKEND_TESTS = tests/callbacks tests/zoo/exporting/test_backends.py \
 	$(patsubst %,tests/zoo/models/test_%.py,blueprint convnet inspection lenet1998 mlp)
+BACKENDS = VENV=.venv-backends PACKAGES='jax torch==2.13.0'
 test-backends:
-	KERAS_BACKEND=jax $(MAKE) test VENV=.venv-jax PACKAGES=jax TESTS="$(BACKEND_TESTS)"
-	KERAS_BACKEND=torch $(MAKE) test VENV=.venv-torch PACKAGES=torch==2.13.0 TESTS="$(BACKEND_TESTS)"
+	KERAS_BACKEND=jax $(MAKE) test $(BACKENDS) TESTS="$(BACKEND_TESTS)"
+	KERAS_BACKEND=torch $(MAKE) test $(BACKENDS) TESTS="$(BACKEND_TESTS)"
 
 # Everything, before a release: also kills, hostile requests, workers, Keras' own tests,
 # other runtimes, the oldest versions, every Python version, the page and the site.
@@ -38,10 +39,9 @@ test-all: lint test test-backends
 	$(MAKE) test MARK='endurance and not alone'
 	$(MAKE) test MARK=alone
 	$(MAKE) test VENV=.venv-oldest PACKAGES='-c tests/oldest.txt'
-	KERAS_BACKEND=jax $(MAKE) test VENV=.venv-jax PACKAGES=jax MARK=endurance \
+	KERAS_BACKEND=jax $(MAKE) test $(BACKENDS) MARK=endurance \
 		TESTS='tests/callbacks tests/zoo/training/test_distributed_jax.py'
-	KERAS_BACKEND=torch $(MAKE) test VENV=.venv-torch PACKAGES=torch==2.13.0 \
-		MARK=endurance TESTS=tests/callbacks/gradients
+	KERAS_BACKEND=torch $(MAKE) test $(BACKENDS) MARK=endurance TESTS=tests/callbacks/gradients
 	$(MAKE) test VENV=.venv-runtimes EXTRAS=dev,onnx,litert,openvino MARK=runtimes
 	REQUIRE_BROWSER=1 $(MAKE) test VENV=.venv-browser EXTRAS=dev,onnx,browser \
 		MARK=browser PROCESSES=0
@@ -69,7 +69,7 @@ site: $(INSTALLED)
 
 # The accuracy on digits as people draw them, for the cards.
 redrawn: $(INSTALLED)
-	$(BIN)/python benchmarks/redrawn_digits.py
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/redrawn_digits.py
 
 # The results of papers, on all of MNIST, in docs/results/: hours, but resumable.
 results: $(INSTALLED)
@@ -81,10 +81,9 @@ bench: $(INSTALLED)
 	for name in latency checkpoints data distributed gradient_norms; do \
 		$(BIN)/python benchmarks/$$name.py || exit; done
 	$(BIN)/python benchmarks/gradient_norms.py --jit
-	KERAS_BACKEND=jax $(MAKE) .venv-jax/.installed VENV=.venv-jax PACKAGES=jax
-	KERAS_BACKEND=jax .venv-jax/bin/python benchmarks/gradient_norms.py
-	$(MAKE) .venv-torch/.installed VENV=.venv-torch PACKAGES=torch==2.13.0
-	KERAS_BACKEND=torch .venv-torch/bin/python benchmarks/gradient_norms.py
+	$(MAKE) .venv-backends/.installed $(BACKENDS)
+	KERAS_BACKEND=jax .venv-backends/bin/python benchmarks/gradient_norms.py
+	KERAS_BACKEND=torch .venv-backends/bin/python benchmarks/gradient_norms.py
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/time_to_accuracy.py
 	$(MAKE) .venv-runtimes/.installed VENV=.venv-runtimes EXTRAS=dev,onnx,litert,openvino

@@ -6,7 +6,7 @@ Compares the recipe `fast` with Keras' example "Simple MNIST convnet", which is 
 until it reaches 99 %, and with a speed run for PyTorch that takes one epoch. Every run
 has a process of its own, one at a time, in random order. The time includes building and
 compiling the network, but neither imports, reading the images, nor the evaluation.
-PyTorch is taken from `.venv-torch`, as `make bench` does.
+PyTorch is taken from `.venv-backends`, as `make bench` does.
 
 Reference:
 - https://keras.io/examples/vision/mnist_convnet
@@ -125,7 +125,7 @@ def train_with_torch(seed: int) -> tuple[float, float]:
 CONTESTANTS = {
     "zoo.train, fast": (".venv", "tensorflow", train_with_zoo),
     "Keras' example": (".venv", "tensorflow", train_with_keras),
-    "PyTorch speed run": (".venv-torch", "torch", train_with_torch),
+    "PyTorch speed run": (".venv-backends", "torch", train_with_torch),
 }
 
 

@@ -6,7 +6,7 @@ Each framework trains the same network in a process of its own, with Adam on bat
 128. One process at a time trains some thousand images, and the order is shuffled in
 each round. Prints the images per second relative to the fastest alternative to
 `zoo.train`: the median over rounds of the ratio in a round, with its quartiles.
-JAX and PyTorch are taken from `.venv-jax` and `.venv-torch`, as `make bench` does.
+JAX and PyTorch are taken from `.venv-backends`, as `make bench` does.
 """
 
 import argparse
@@ -29,12 +29,12 @@ DISTORTIONS = {"rotation": 10, "scale": 0.1, "shear": 0.1, "shift": 1, "elastic"
 FRAMEWORKS = {
     "zoo.train": (".venv", "tensorflow"),
     "zoo.train, distorted": (".venv", "tensorflow"),
-    "zoo.train on JAX": (".venv-jax", "jax"),
+    "zoo.train on JAX": (".venv-backends", "jax"),
     "keras fit": (".venv", "tensorflow"),
     "keras fit, XLA": (".venv", "tensorflow"),
-    "keras fit on JAX": (".venv-jax", "jax"),
-    "PyTorch": (".venv-torch", "torch"),
-    "PyTorch, compiled": (".venv-torch", "torch"),
+    "keras fit on JAX": (".venv-backends", "jax"),
+    "PyTorch": (".venv-backends", "torch"),
+    "PyTorch, compiled": (".venv-backends", "torch"),
 }
 
 
