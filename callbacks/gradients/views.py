@@ -95,7 +95,7 @@ class RecordViews:
     def plot(self, *others: "RecordViews") -> "Figure":
         """Draws depth against step, with log10 of the norm as color.
 
-        Needs matplotlib: `pip install gradzoo[plot]`. The input is at the top. Black
+        Needs matplotlib: `pip install "gradzoo[plot]"`. The input is at the top. Black
         is a norm of exactly zero, orange one that is NaN or infinite, white a layer
         that took no part. A dot marks where each finding begins. Of the steps with
         NaN or infinity that end a run, only the first are drawn.
@@ -114,8 +114,8 @@ class RecordViews:
     def plot_profile(self, steps: Sequence[int] | None = None) -> "Figure":
         """Draws the norm against the layer, from the input to the output.
 
-        Needs matplotlib: `pip install gradzoo[plot]`. Layers without a kernel are left
-        out, and norms that are zero or not finite.
+        Needs matplotlib: `pip install "gradzoo[plot]"`. Layers without a kernel are
+        left out, and norms that are zero or not finite.
 
         Args:
             steps: Sequence of integers or `None`. The steps to draw, a line each.

@@ -30,6 +30,7 @@ class ExactResume(keras.callbacks.Callback):
     it was killed, if the data depend only on their position: batches in the same order
     in each epoch, an endless sequence that restarts with the same batches, or
     `ShuffledBatches`. Random data that can be detected cause a warning before training.
+    Random numbers in the model must come from `keras.random`.
 
     A checkpoint holds all variables of the model, its optimizers, metrics and random
     generators, the position in the run, `History`, and the state of other callbacks.

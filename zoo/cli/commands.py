@@ -187,8 +187,8 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure accuracy and loss, e.g. `zoo evaluate lenet5.mnist`."""
-    from zoo.data.examples import ALL, choose_split
-    from zoo.training.opening import training_data
+    from zoo.data.examples import choose_split
+    from zoo.training.opening import has_seen, training_data
 
     used = data or training_data(target)
     split = choose_split(used, split)
@@ -196,7 +196,7 @@ def evaluate(
     verbose = 0 if as_json else terminal.progress()
     options: dict[str, Any] = {"split": split, "detailed": detailed}
     scores = zoo.evaluate(model, used, **options, data_dir=data_dir, verbose=verbose)
-    if split == ALL and data is None:
+    if has_seen(target, used, split):
         terminal.complain("The model was trained on these images.", "note")
     terminal.show({"model": target, "data": used, "split": split} | scores, as_json)
 
@@ -215,9 +215,16 @@ def compare(
 ) -> None:
     """Train or load several models, and print one table of them."""
     terminal.import_keras()
+    from zoo.training.opening import training_data
+
     options: dict[str, Any] = {"split": split, "epochs": epochs, "data_dir": data_dir}
     options |= {"verbose": terminal.progress(), "validation_data": validation_data}
-    table = zoo.compare(models, data or "mnist", recipe, detailed=detailed, **options)
+    trained = [name for name in models if name not in zoo.list_models()]
+    if data is None and recipe:
+        data = zoo.load_recipe(recipe).dataset
+    elif data is None:
+        data = training_data(trained[0]) if trained else "mnist"
+    table = zoo.compare(models, data, recipe, detailed=detailed, **options)
     terminal.show(table, as_json)
 
 
@@ -236,8 +243,6 @@ def predict(
     import numpy as np
 
     from zoo.data.images import draw_images, find_images
-    from zoo.models.inspection import ends_in_softmax
-    from zoo.models.labels import find_data
 
     files: dict[Path, None] = {}
     failed = 0
@@ -254,6 +259,9 @@ def predict(
     if not files:
         raise typer.Exit(1)
     model = open_target(weights)
+    from zoo.models.inspection import ends_in_softmax  # imports Keras
+    from zoo.models.labels import find_data
+
     labels, form = find_data(model)
     # If nothing is known about a model, image files are only resized.
     as_is = as_is or (labels is None and form is None)
@@ -315,7 +323,9 @@ def publish(
     recipe: Annotated[str, Argument(help="Recipe file, or published weights.")],
     seeds: Annotated[
         list[int] | None,
-        Option("--seed", help="Seed of one run (repeatable).", show_default="0, 1, 2"),
+        Option(
+            "--seed", help="Seed (repeatable).", show_default="as published, or 0, 1, 2"
+        ),
     ] = None,
     runs: Annotated[Path, Option(help="Folder of the runs.")] = Path("runs"),
     data_dir: DataDir = None,
@@ -323,7 +333,7 @@ def publish(
     """Train a recipe with several seeds and publish the first."""
     terminal.import_keras()
     options: dict[str, Any] = {"data_dir": data_dir, "verbose": terminal.progress(2)}
-    card = zoo.publish(recipe, seeds=seeds or (0, 1, 2), runs_dir=runs, **options)
+    card = zoo.publish(recipe, seeds=seeds, runs_dir=runs, **options)
     print(f"{card.id} is published: test accuracy {card.metrics['accuracy']:.4f}")
 
 

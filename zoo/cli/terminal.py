@@ -83,7 +83,7 @@ def show(value: Any, as_json: bool = False) -> None:
 
     # Files and pipes have no width to fit.
     width = None if sys.stdout.isatty() else 10_000
-    screen = console.Console(width=width, markup=False, highlight=False)
+    screen = console.Console(width=width, markup=False, emoji=False, highlight=False)
     if isinstance(value, dict):
         grid = table.Table(box=None, show_header=False)
         grid.add_column(no_wrap=True)

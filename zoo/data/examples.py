@@ -151,6 +151,12 @@ def dataset_name(data: Data) -> str | None:
     return data if isinstance(data, str) and find_path(data) is None else None
 
 
+def locate(data: Data) -> str | None:
+    """Returns the name or the absolute path that `data` is, or `None`."""
+    path = find_path(data)
+    return str(path.absolute()) if path else dataset_name(data)
+
+
 def check_examples(examples: Any) -> ArrayPair:
     """Returns `(images, labels)` as arrays of shapes `(n, ...)` and `(n,)`."""
     if len(examples) != 2:
@@ -158,7 +164,14 @@ def check_examples(examples: Any) -> ArrayPair:
             "Data must be pairs of images and labels, without sample weights. "
             f"Received: a tuple of {len(examples)}."
         )
-    images, labels = map(np.asarray, examples)
+    try:
+        images, labels = map(np.asarray, examples)
+    except ValueError as error:  # e.g. the two pairs of Keras' `load_data()`
+        raise ValueError(
+            "Data must be one pair of arrays, and all images must have the same shape. "
+            "Pass other splits as `validation_data`. Received: "
+            f"{', '.join(type(part).__name__ for part in examples)}."
+        ) from error
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if (
@@ -271,10 +284,11 @@ def _read_folder(
     folder: Path, split: str, shape: tuple[int, ...], form: str | None
 ) -> LabeledImages:
     """Reads a folder of classes, or of splits that are folders of classes."""
-    if None in shape:
+    if None in shape or len(shape) < 2 or shape[2:] not in ((), (1,), (3,)):
         raise ValueError(
             "The files of a folder become images of one size, which the model must "
-            f"have. Received: input_shape={shape}."
+            "have: (height, width), without channels or with 1 or 3. Received: "
+            f"input_shape={shape}."
         )
     splits = _find_splits(folder)
     parts = [splits[part] for part in split.split("+") if part in splits]
@@ -282,8 +296,9 @@ def _read_folder(
         parts = [folder]
     classes = [path for part in parts for path in _subfolders(part)]
     names = tuple(sorted({path.name for path in classes}))
-    if len(names) < 2:
-        raise MissingSplitError(
+    reserved = {name for known in SPLITS.values() for name in known}
+    if len(names) < 2 or (not splits and {*map(str.lower, names)} <= reserved):
+        raise (ValueError if parts else MissingSplitError)(
             "The folder needs a subfolder of images for each class, or folders train, "
             "validation and test that hold these. Received: "
             f"data={str(folder)!r} with the classes {list(names)}, split={split!r}."

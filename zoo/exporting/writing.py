@@ -75,6 +75,9 @@ def in_float32(model: keras.Model) -> keras.Model:
 
     copy = keras.models.clone_model(model, clone_function=to_float32, recursive=True)
     copy.set_weights(model.get_weights())
+    for layer in copy._flatten_layers():
+        if hasattr(layer, "finalize_state"):  # of an adapted `Normalization`
+            layer.finalize_state()
     return copy
 
 
@@ -85,6 +88,8 @@ def _write_saved_model(
     module = tf.Module()
     module.weights = [weight.value for weight in model.weights]
     inner = model._flatten_layers()
+    # Of layers that draw random numbers for a prediction, too.
+    module.seeds = [g.state.value for x in inner for g in x._seed_generators]
     module.tables = [x.lookup_table for x in inner if hasattr(x, "lookup_table")]
     tf.saved_model.save(module, str(folder), functions)
 

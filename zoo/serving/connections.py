@@ -68,6 +68,7 @@ class Grpc:
         options = [
             # The default limit is 4 MB, less than a batch of photographs.
             ("grpc.max_send_message_length", -1),
+            ("grpc.max_receive_message_length", -1),
             # The default is 1 s, but `Client` retries earlier.
             ("grpc.initial_reconnect_backoff_ms", 100),
         ]

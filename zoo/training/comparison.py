@@ -5,6 +5,7 @@ import dataclasses
 import math
 import os
 import statistics
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,13 @@ from typing import Any
 import keras
 
 from zoo.data.catalog import PathLike
-from zoo.data.examples import Data, choose_split, has_splits
+from zoo.data.examples import Data, choose_split, has_splits, load_examples
 from zoo.display import Table
 from zoo.errors import check_argument
 from zoo.models.inspection import count_flops
 from zoo.models.registry import list_models
 from zoo.training.evaluation import evaluate
-from zoo.training.opening import load_model
+from zoo.training.opening import has_seen, load_model
 from zoo.training.recipes import Recipe, load_recipe
 from zoo.training.run import Report, train
 
@@ -66,10 +67,10 @@ def compare(
 
     Example:
 
-    >>> models, data = ["lenet5", "lenet5.mnist"], "digits-sample"
-    >>> table = zoo.compare(models, data, epochs=1, verbose=0)
+    >>> models = ["shallow_mlp", "lenet5"]
+    >>> table = zoo.compare(models, "digits-sample", epochs=1, verbose=0)
     >>> [row["model"] for row in table]
-    ['lenet5', 'lenet5.mnist']
+    ['shallow_mlp', 'lenet5']
     """
     is_list = len(models) > 0 and not isinstance(models, str)
     check_argument(is_list, "models", models, "a list of at least one model")
@@ -82,12 +83,30 @@ def compare(
         recipe = load_recipe(recipe)
     options |= {"validation_data": validation_data, "data_dir": data_dir}
     tested_data = data if validation_data is None else validation_data
-    tested: dict[str, Any] = {"split": choose_split(tested_data, split)}
-    tested |= {"detailed": detailed, "data_dir": data_dir}
-    tested["from_logits"] = options.get("from_logits")
+    split = choose_split(tested_data, split)
+    tested: dict[str, Any] = {"split": split, "data_dir": data_dir}
+    # Errors in names and data are found before hours of training.
+    load_examples(tested_data, **tested)
+    paths_and_names = [e for e in models if isinstance(e, str | os.PathLike)]
+    trained = [entry for entry in paths_and_names if entry not in list_models()]
+    opened = {str(entry): load_model(entry) for entry in trained}
+    if seen := [str(entry) for entry in trained if has_seen(entry, tested_data, split)]:
+        warnings.warn(
+            "Models are evaluated on images that they were trained on. Use other data, "
+            f"or `split='test'`. Received: split={split!r} for {', '.join(seen)}.",
+            stacklevel=2,
+        )
+    others = [e for e in models if not isinstance(e, Report) and e not in trained]
+    names = [getattr(entry, "name", entry) for entry in others]
+    if len(names) > len(set(names)):  # Their rows and folders would be the same.
+        raise ValueError(f"Models to train need different names. Received: {names}.")
+    tested |= {"detailed": detailed, "from_logits": options.get("from_logits")}
     rows = Table()
     for entry in models:
-        name, model, verdict = _train_or_load(entry, data, recipe, options)
+        if model := opened.get(str(entry)):
+            name, verdict = str(entry), ""
+        else:
+            name, model, verdict = _train(entry, data, recipe, options)
         scores = evaluate(model, tested_data, **tested)
         row = {"model": name, "parameters": model.count_params(), "flops": None}
         with contextlib.suppress(ValueError):  # Of a layer that it does not know.
@@ -103,12 +122,10 @@ def compare(
     return rows
 
 
-def _train_or_load(
+def _train(
     entry: Any, data: Data, recipe: Recipe | None, options: dict[str, Any]
 ) -> tuple[str, keras.Model, str]:
     """Returns the name of a model, the trained model, and the verdict on it."""
-    if isinstance(entry, str | os.PathLike) and entry not in list_models():
-        return str(entry), load_model(entry), ""
     if not isinstance(entry, Report):
         name = getattr(entry, "name", entry)
         if recipe is not None and recipe.model != name:

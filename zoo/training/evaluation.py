@@ -5,6 +5,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from zoo.data.augmentation import can_distort
 from zoo.data.catalog import PathLike
 from zoo.data.examples import Data, load_examples
 from zoo.errors import quiet_tensorflow, warn_if_scaled
@@ -70,7 +71,7 @@ def evaluate(
     labels = examples.labels_in(categories)
     if takes_raw_pixels(model):
         warn_if_scaled(examples.images)
-    if detailed and (examples.images.ndim != 4 or examples.images.max() <= 1):
+    if detailed and (examples.images.max() <= 1 or not can_distort(examples.images)):
         raise ValueError(
             "`detailed` distorts images of shape (n, height, width, channels) with "
             f"pixels in [0, 255]. Received: shape={examples.images.shape}, "
@@ -83,6 +84,13 @@ def evaluate(
         raise ValueError(
             "The outputs of the model are NaN for some images. Are its weights finite? "
             f"Received: model={model.name!r}."
+        )
+    names = examples.categories or ()
+    if names and not categories and len(names) != outputs.shape[-1]:
+        raise ValueError(
+            f"The model {model.name!r} has {outputs.shape[-1]} classes without labels. "
+            "Set `model.categories` to match them with those of the data. Received: "
+            f"data with the {len(names)} labels {[*names[:20]]}."
         )
     if labels.max() >= outputs.shape[-1]:
         raise ValueError(

@@ -1,10 +1,12 @@
 """Opens trained models: published weights, `.keras` files, and training runs."""
 
 import json
+import os
 import pathlib
 from typing import TYPE_CHECKING, Any
 
-from zoo.data.catalog import DESCRIBED, PathLike
+from zoo.data.catalog import DESCRIBED, SAMPLE, PathLike
+from zoo.data.examples import ALL, locate
 from zoo.files import expand
 from zoo.models.registry import create, get_weights
 from zoo.models.weight_files import read_config
@@ -56,7 +58,13 @@ def load_model(target: PathLike, *, safe_mode: bool = True) -> "keras.Model":
 
 def is_target_path(target: PathLike) -> bool:
     """Returns `True` if a target is a path rather than the name of weights."""
-    return is_path(target) or pathlib.Path(target).is_dir()
+    if is_path(target):
+        return True
+    try:
+        get_weights(str(target))
+    except ValueError:
+        return pathlib.Path(target).is_dir()
+    return False  # A folder never shadows the name.
 
 
 def trained_file(target: PathLike) -> pathlib.Path:
@@ -115,3 +123,17 @@ def training_data(target: PathLike) -> str:
             f"Received: data=None for {str(target)!r}."
         )
     return str(source)
+
+
+def has_seen(target: PathLike, data: Any, split: str) -> bool:
+    """Returns `True` if a model was trained on images of a split of data."""
+    if not isinstance(data, str | os.PathLike):
+        return False
+    if is_target_path(target):
+        run = read_run(target)
+        source, parts = run.get("data", {}).get("source"), run.get("split", "")
+    else:
+        source, parts = get_weights(str(target)).dataset, "train+validation"
+    # The sample is a part of the training images of MNIST.
+    is_same = source == locate(data) or (source, data) == ("mnist", SAMPLE)
+    return is_same and not {*parts.split("+"), ALL}.isdisjoint(split.split("+"))

@@ -32,7 +32,7 @@ DATA_FIELDS = ("source", "version", "license", "citation")
 def publish(
     recipe: PathLike,
     *,
-    seeds: Sequence[int] = SEEDS,
+    seeds: Sequence[int] | None = None,
     runs_dir: PathLike = "runs",
     data_dir: PathLike | None = None,
     verbose: Any = "auto",
@@ -46,7 +46,8 @@ def publish(
     Args:
         recipe: Path of a recipe file, or name of published weights to train again.
         seeds: Sequence of at least two integers. The weights of the first seed are
-            published, whatever their accuracy. Defaults to `(0, 1, 2)`.
+            published, whatever their accuracy. Defaults to those of the published
+            weights, or to `(0, 1, 2)`.
         runs_dir: Path. Folder of the runs `<id>/seed<seed>`. Defaults to `"runs"`.
         data_dir: Path. Folder of the prepared datasets. Defaults to TFDS' folder.
         verbose: As in `keras.Model.fit`. Defaults to `"auto"`.
@@ -59,8 +60,6 @@ def publish(
             architecture, or the dataset has no test split.
         FileExistsError: If this id is published from another recipe or first seed.
     """
-    are_different = 1 < len(seeds) == len(set(seeds))
-    check_argument(are_different, "seeds", seeds, "two or more different integers")
     if os.environ.get("TF_CONFIG"):
         raise ValueError(
             "One process publishes weights: unset `TF_CONFIG`. Received: "
@@ -69,6 +68,11 @@ def publish(
     source = recipe_path(recipe)
     spec, recipe_text = load_recipe(source), source.read_bytes()
     arguments = _check_architecture(spec)
+    if seeds is None:
+        before = [card for card in published() if card.id == spec.id]
+        seeds = before[0].metrics["seeds"] if before else SEEDS
+    are_different = 1 < len(seeds) == len(set(seeds))
+    check_argument(are_different, "seeds", seeds, "two or more different integers")
     recipes = [dataclasses.replace(spec, seed=seed) for seed in seeds]
     seeds = [seeded.seed for seeded in recipes]  # Python's integers, for the card.
     _check_not_replaced(recipes[0])

@@ -13,8 +13,15 @@ import keras
 
 from zoo.callbacks import ExactResume, GradientNorms
 from zoo.callbacks.resume.replicas import is_chief
+from zoo.data.augmentation import can_distort
 from zoo.data.catalog import PathLike
-from zoo.data.examples import Data, LabeledImages, dataset_name, load_training_data
+from zoo.data.examples import (
+    ArrayPair,
+    Data,
+    LabeledImages,
+    dataset_name,
+    load_training_data,
+)
 from zoo.errors import warn_if_scaled
 from zoo.files import expand
 from zoo.models.inspection import takes_raw_pixels
@@ -168,7 +175,7 @@ def train(
     batches = make_batches(examples, completed)
     description = describe(model, data, completed, split)
     with scope:
-        model = _build(model, examples, completed)
+        model = _build(model, examples, validation, completed)
         compile_model(model, completed, batches.steps_per_epoch, from_logits)
     teacher = completed.teacher and get_weights(completed.teacher).sha256
     description |= {"teacher": teacher, **describe_engine(model)}
@@ -257,7 +264,7 @@ def _image_form(model: str | keras.Model, recipe: Recipe) -> dict[str, Any]:
 def _check_augmentation(
     recipe: Recipe, examples: LabeledImages, *, is_default: bool
 ) -> Recipe:
-    if recipe.augmentation and examples.images.ndim != 4:
+    if recipe.augmentation and not can_distort(examples.images):
         if is_default:
             return dataclasses.replace(recipe, augmentation={})
         raise ValueError(
@@ -269,7 +276,10 @@ def _check_augmentation(
 
 
 def _build(
-    model: str | keras.Model, examples: LabeledImages, recipe: Recipe
+    model: str | keras.Model,
+    examples: LabeledImages,
+    validation: ArrayPair | None,
+    recipe: Recipe,
 ) -> keras.Model:
     keras.utils.set_random_seed(recipe.seed)
     if isinstance(model, str):
@@ -281,10 +291,11 @@ def _build(
     if takes_raw_pixels(model):
         warn_if_scaled(examples.images)
     labels, outputs = examples.categories, _count_classes(model, examples)
-    if outputs <= examples.labels.max():
+    largest = max(y.max() for y in (examples.labels, *(validation or ())[1:]))
+    if outputs <= largest:
         raise ValueError(
             f"The model {model.name!r} has {outputs} classes. Received: data with the "
-            f"label {examples.labels.max()}."
+            f"label {largest}."
         )
     if labels and len(labels) == outputs:
         describe_data(model, labels, examples.normalization)

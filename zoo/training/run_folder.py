@@ -17,7 +17,7 @@ import numpy as np
 from zoo.callbacks import ExactResume, GradientNorms
 from zoo.callbacks.resume.replicas import gather
 from zoo.data.catalog import PathLike
-from zoo.data.examples import Data, LabeledImages, dataset_name
+from zoo.data.examples import Data, LabeledImages, dataset_name, locate
 from zoo.files import atomic_write, expand
 from zoo.training.opening import TRAINED
 from zoo.training.recipes import Recipe
@@ -59,7 +59,7 @@ def start_folder(
     versions = {"python": platform.python_version(), "keras": keras.__version__}
     versions[backend] = sys.modules[backend].__version__
     about = {
-        "source": str(data) if isinstance(data, str | os.PathLike) else None,
+        "source": locate(data),
         "images": examples.images.shape,
         "categories": examples.categories,
         "normalization": examples.normalization,

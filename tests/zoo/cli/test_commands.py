@@ -144,7 +144,7 @@ def test_evaluate_prints_the_accuracy_of_the_model(run):
     expected = zoo.evaluate(zoo.LeNet5(weights="mnist"), data)
     words = ["evaluate", "lenet5.mnist", "--dataset", "digits-sample"]
     code, output, errors = run(*words, "--split", "validation")
-    assert (code, errors) == (0, "")
+    assert (code, errors) == (0, "note: The model was trained on these images.\n")
     assert f"{expected['accuracy']:.4g}" in output
 
 
@@ -160,7 +160,7 @@ def test_a_damaged_or_missing_description_is_one_error(run, trained, tmp_path):
     assert str(tmp_path / "run.json") in errors
 
 
-def test_a_folder_of_images_becomes_a_model_that_serves(run, tmp_path):
+def test_a_folder_of_images_becomes_a_model_that_serves(run, tmp_path, monkeypatch):
     """Red and blue squares, which only the names of their folders tell."""
     for name, color in (("red", (200, 30, 30)), ("blue", (20, 20, 220))):
         for split in ("train", "validation"):
@@ -177,8 +177,11 @@ def test_a_folder_of_images_becomes_a_model_that_serves(run, tmp_path):
     assert (code, errors) == (0, "")
     assert "val_accuracy 1.0000" in output
     assert "runs/lenet5.squares/trained.keras" in output
-    _, output, errors = run("evaluate", "runs/lenet5.squares", "--split", "train")
-    assert "squares" in output, errors
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    _, output, errors = run("evaluate", "../runs/lenet5.squares", "--split", "train")
+    assert str(tmp_path / "squares") in output, errors
+    monkeypatch.chdir(tmp_path)
     _, output, errors = run(
         "evaluate", "runs/lenet5.squares", "--data", "squares/train"
     )
@@ -196,10 +199,12 @@ def test_a_folder_of_images_becomes_a_model_that_serves(run, tmp_path):
 
 def test_compare_prints_one_table(run):
     words = ["shallow_mlp.mnist", "lenet5.mnist", "--data", "digits-sample"]
-    code, output, errors = run("compare", *words)
+    with pytest.warns(UserWarning, match="on images that they were trained on"):
+        code, output, errors = run("compare", *words)
     assert (code, errors) == (0, "")
     assert "interval" in output
-    _, output, _ = run("compare", *words, "--json")
+    with pytest.warns(UserWarning, match="on images that they were trained on"):
+        _, output, _ = run("compare", *words, "--json")
     rows = json.loads(output)
     assert [row["model"] for row in rows] == words[:2]
 
@@ -319,3 +324,12 @@ def test_export_writes_the_labels_of_a_run_and_those_of_a_file(run, trained, tmp
         assert (code, errors.count("\n")) == (1, 1)
         assert "must be UTF-8" in errors
         assert "Received: labels='labels.txt'." in errors
+
+
+def test_compare_takes_the_data_of_the_recipe_or_of_the_weights(run, monkeypatch):
+    used = []
+    monkeypatch.setattr(zoo, "compare", lambda _, data, *a, **k: used.append(data))
+    run("compare", "lenet5", "--recipe", "lenet5.fashion_mnist")
+    run("compare", "lenet5", "convnet.fashion_mnist")
+    run("compare", "lenet5")
+    assert used == ["fashion_mnist", "fashion_mnist", "mnist"]

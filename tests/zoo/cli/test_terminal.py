@@ -10,6 +10,7 @@ import sys
 import time
 
 import pytest
+from PIL import Image
 
 import zoo
 from zoo.cli import terminal
@@ -58,6 +59,11 @@ def test_tables_break_no_word(words, columns, run, monkeypatch):
     assert ("\nparameters: 61,706\n" in output) == (columns < 75 and words == "list")
 
 
+def test_no_text_becomes_an_emoji(capsys):
+    terminal.show([{"file": "scan:on:1.png"}])
+    assert "scan:on:1.png" in capsys.readouterr().out
+
+
 def test_json_has_no_other_numbers(capsys):
     terminal.show({"loss": [float("nan"), float("inf"), 1.5]}, True)
     assert json.loads(capsys.readouterr().out) == {"loss": [None, None, 1.5]}
@@ -76,11 +82,16 @@ def test_a_missing_backend_is_named():
     assert "Install it, or set KERAS_BACKEND to tensorflow, jax" in process.stderr
 
 
-def test_piped_output_is_plain_and_quiet():
-    process = start(*EVALUATE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+@pytest.mark.parametrize(
+    ("words", "shown"), [(EVALUATE, "accuracy"), (["predict", "digit.png"], "label")]
+)
+def test_piped_output_is_plain_and_quiet(words, shown, tmp_path):
+    Image.radial_gradient("L").save(tmp_path / "digit.png")
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = start(*words, **pipes, cwd=tmp_path)
     output, errors = process.communicate(timeout=300)
     assert (process.returncode, errors) == (0, "")
-    assert "accuracy" in output
+    assert shown in output
     assert not any(word in output for word in ("\x1b", "\r", "step"))
 
 

@@ -125,6 +125,15 @@ def test_data_without_splits_are_not_validated_on_what_they_train(tmp_path):
             load_examples(data, "validation")
 
 
+def test_a_validation_folder_of_one_class_is_refused(tmp_path):
+    save_images(tmp_path / "train")
+    save_images(tmp_path / "val", only=("ant",))
+    with pytest.raises(ValueError, match=r"\['ant'\], split='validation'"):
+        load_training_data(tmp_path, "train", None)
+    with pytest.raises(ValueError, match=r"Received: input_shape=\(784,\)"):
+        load_examples(tmp_path, "train", shape=(784,))
+
+
 def test_labels_are_matched_by_name(tmp_path):
     """A folder of some classes, or with another order, is not mistaken for others."""
     pair = load_examples(save_images(tmp_path, only=("bee", "cat")), "test")
@@ -147,15 +156,19 @@ def test_a_name_is_never_a_path(tmp_path, monkeypatch):
         load_examples("mnits", "train")
     with pytest.raises(FileNotFoundError, match=r"Received: data='photos/x'"):
         load_examples("photos/x", "train")
-    with pytest.raises(ValueError, match=r"a subfolder of images for each class"):
-        load_examples("photos", "train")
+    for names in ((), ("test", "Train")):  # without folders of classes in them
+        for name in names:
+            (tmp_path / "photos" / name).mkdir()
+        with pytest.raises(ValueError, match=r"a subfolder of images for each class"):
+            load_examples("photos", "train")
 
 
 def test_endless_and_unknown_data_are_refused():
     endless = zoo.load_dataset("digits-sample", batch_size=10).repeat()
     dicts = zoo.load_dataset("digits-sample").map(lambda x, y: {"image": x, "label": y})
     alone = zoo.load_dataset("digits-sample").map(lambda x, y: x)
-    for data in (endless, dicts, alone, 7, None, [1, 2, 3], (IMAGES,)):
+    pairs = (IMAGES, LABELS), (IMAGES[:2], LABELS[:2])
+    for data in (endless, dicts, alone, pairs, 7, None, [1, 2, 3], (IMAGES,)):
         with pytest.raises(ValueError, match="Received: "):
             load_examples(data, "train")
 

@@ -104,6 +104,11 @@ def test_in_float32():
     assert np.abs(model.predict(images, verbose=0) - expected).max() > 1e-5
     copy = in_float32(model)
     np.testing.assert_allclose(copy.predict(images, verbose=0), expected, 0, 1e-6)
+    adapted = layers.Normalization()
+    adapted.adapt(images)
+    model = keras.Sequential([keras.Input((28, 28, 1)), adapted])
+    received = in_float32(model).predict(images, verbose=0)
+    np.testing.assert_allclose(received, model.predict(images, verbose=0), 0, 0.01)
 
 
 def test_recurrent_layers(format, tmp_path):

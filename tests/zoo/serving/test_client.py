@@ -271,6 +271,14 @@ def test_retries(scripted, clock):
     assert answers["probabilities"].shape == (2, 2)
 
 
+def test_large_answers_are_received(servers):
+    server, urls = servers
+    server.script = itertools.repeat(answer)
+    server.answer = ANSWER | {"maps": [[0.5] * 1_500_000]}
+    answers = Client(urls["grpc"], "model", batch_size=1).predict(PIXELS[:1])
+    assert answers["label"].tolist() == ["one"]
+
+
 @pytest.mark.parametrize(
     ("status", "error", "requests"),
     [

@@ -14,7 +14,8 @@ def test_models_are_trained_by_one_recipe_or_taken(tmp_path):
     report = zoo.train("shallow_mlp", "digits-sample", recipe, epochs=1, verbose=0)
     models = ["shallow_mlp", own, report, "lenet5.mnist"]
     options = {"epochs": 1, "verbose": 0, "detailed": True}
-    table = zoo.compare(models, "digits-sample", recipe, **options)
+    with pytest.warns(UserWarning, match="split='validation' for lenet5.mnist"):
+        table = zoo.compare(models, "digits-sample", recipe, **options)
     names = [row["model"] for row in table]
     assert names == ["shallow_mlp", "own", "shallow_mlp", "lenet5.mnist"]
     # The same recipe and seed, so the same weights.
@@ -37,6 +38,12 @@ def test_what_cannot_be_compared_is_said_before_training(tmp_path):
         zoo.compare("lenet5", "digits-sample")
     with pytest.raises(ValueError, match="a list of at least one model"):
         zoo.compare([], "digits-sample")
+    for models, split in ((["lenet5", "lenet"], "train"), (["lenet5"], "test")):
+        with pytest.raises(ValueError, match=r"Did you mean 'lenet5'\?|split='test'"):
+            zoo.compare(models, "digits-sample", split=split, output_dir=tmp_path)
+        assert not any(tmp_path.iterdir())
+    with pytest.raises(ValueError, match=r"different names.*\['lenet5', 'lenet5'\]"):
+        zoo.compare(["lenet5", zoo.LeNet5()], "digits-sample")
     inputs = keras.Input((28, 28, 1))
     x = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(inputs))
     x = keras.layers.EinsumDense("ab,bc->ac", 10)(x)

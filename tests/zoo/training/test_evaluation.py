@@ -71,6 +71,13 @@ def test_logits_can_be_declared(examples):
     assert report.history["loss"][0] < 2.5
 
 
+def test_a_model_without_labels_takes_no_part_of_the_classes(tmp_path):
+    arrays = {"x": np.zeros((4, 28, 28, 1)), "y": np.arange(4) % 2}
+    np.savez(tmp_path / "x.npz", **arrays, categories=["8", "9"])
+    with pytest.raises(ValueError, match=r"10 classes without labels.*\['8', '9'\]"):
+        zoo.evaluate(zoo.ShallowMLP(8), tmp_path / "x.npz")
+
+
 @pytest.mark.parametrize(
     ("shape", "labels", "message"),
     [

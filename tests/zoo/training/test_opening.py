@@ -7,7 +7,7 @@ import keras
 import pytest
 
 import zoo
-from zoo.training.opening import read_run, training_data
+from zoo.training.opening import has_seen, read_run, training_data
 
 
 @pytest.fixture
@@ -25,6 +25,24 @@ def test_published_weights_are_loaded_by_name():
     expected = zoo.LeNet5(weights="mnist").get_weights()
     assert [w.tobytes() for w in model.get_weights()] == [w.tobytes() for w in expected]
     assert training_data("lenet5.mnist") == "mnist"
+
+
+def test_a_folder_does_not_shadow_the_name_of_weights(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lenet5.mnist").mkdir()
+    assert zoo.load_model("lenet5.mnist").normalization == "mnist"
+    with pytest.raises(FileNotFoundError):
+        zoo.load_model("./lenet5.mnist")
+
+
+def test_images_that_a_model_was_trained_on_are_known(run):
+    for split, seen in (("train", True), ("validation", False), ("all", True)):
+        assert has_seen(run, "digits-sample", split) == seen
+    for data in ("mnist", "digits-sample"):
+        assert has_seen("lenet5.mnist", data, "validation")
+        assert not has_seen("lenet5.mnist", data, "test")
+    for data in ("fashion_mnist", ([], [])):
+        assert not has_seen("lenet5.mnist", data, "train")
 
 
 def test_a_run_is_loaded_from_its_folder_or_its_file(run):

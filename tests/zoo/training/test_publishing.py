@@ -126,6 +126,7 @@ def test_recipe_weights_and_card_are_written_together(folder, small_mnist, monke
     card = publish(folder, small_mnist, "new.toml", seeds=np.array([4, 5]))
     assert (folder / "published" / f"{card.id}.toml").read_text("utf-8") == RECIPE
     assert card.command == f"zoo publish {card.id} --seed 4 --seed 5"
+    assert publish(folder, small_mnist, "new.toml") == card  # with the same seeds
     assert sorted(files_of(folder)) == [
         f"{card.id}.{suffix}" for suffix in ("json", "toml", "weights.h5")
     ]

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import re
 import shutil
 
 import keras
@@ -177,8 +178,10 @@ def test_a_recipe_is_for_one_model_and_distortions_are_for_images():
     vectors = np.zeros((8, 784), "uint8"), np.arange(8)
     report = zoo.train("shallow_mlp", vectors, epochs=1, verbose=0)
     assert report.recipe.augmentation == {}
-    with pytest.raises(ValueError, match=r"Received: images of shape \(8, 784\)"):
-        zoo.train("deep_mlp", vectors, RECIPE)
+    for shape in ((8, 784), (8, 1, 28, 28)):
+        data = vectors[0].reshape(shape), vectors[1]
+        with pytest.raises(ValueError, match=re.escape(f"images of shape {shape}")):
+            zoo.train("deep_mlp", data, RECIPE)
     with pytest.raises(ValueError, match=r"'deep_mlp'. Received: model='lenet5'"):
         zoo.train("lenet5", "digits-sample", RECIPE)
 
@@ -204,6 +207,8 @@ def test_validation_data_replace_the_split():
     report = train(epochs=1, validation_data=(images[:7], labels[:7]))
     accuracy = zoo.evaluate(report.model, (images[:7], labels[:7]))["accuracy"]
     assert report.history["val_accuracy"][0] == pytest.approx(accuracy)
+    with pytest.raises(ValueError, match=r"has 10 classes\. .* label 10"):
+        train(epochs=1, validation_data=(images[:7], labels[:7] * 0 + 10))
 
 
 @pytest.mark.parametrize(
