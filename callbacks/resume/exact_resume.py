@@ -274,6 +274,8 @@ class ExactResume(keras.callbacks.Callback):
         """Returns values that must be the same in a resumed run."""
         model, data = self._model, self.data
         run = {
+            "layers": [_describe(layer) for layer in model._flatten_layers()],
+            "loss": keras.tree.map_structure(_name, model.loss),
             "optimizer": _fixed(keras.optimizers.serialize(model.optimizer)),
             "variables": [f"{v.dtype} {list(v.shape)}" for v in self._variables],
             "generators": [type(g).__name__ for g in self._bit_generators],
@@ -354,6 +356,16 @@ class ExactResume(keras.callbacks.Callback):
         if isinstance(self._model.train_function, TrainFunctionWrapper):
             self._model.train_function.remove()
         raise KeyboardInterrupt if self._signal == signal.SIGINT else SystemExit(143)
+
+
+def _describe(layer: Any) -> str:
+    """Names the class and the activation, which no variable shows."""
+    return f"{type(layer).__name__} {_name(getattr(layer, 'activation', ''))}".strip()
+
+
+def _name(value: Any) -> Any:
+    known = isinstance(value, str | None)
+    return value if known else getattr(value, "__name__", type(value).__name__)
 
 
 def _fixed(config: Any) -> Any:

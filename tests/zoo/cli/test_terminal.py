@@ -17,6 +17,7 @@ from zoo.cli import terminal
 
 EVALUATE = ["evaluate", "lenet5.mnist", "--dataset", "digits-sample"]
 EVALUATE += ["--split", "validation"]
+NOTE = "note: The model was trained on these images.\n"
 
 
 def start(*words, **options):
@@ -83,14 +84,15 @@ def test_a_missing_backend_is_named():
 
 
 @pytest.mark.parametrize(
-    ("words", "shown"), [(EVALUATE, "accuracy"), (["predict", "digit.png"], "label")]
+    ("words", "shown", "note"),
+    [(EVALUATE, "accuracy", NOTE), (["predict", "digit.png"], "label", "")],
 )
-def test_piped_output_is_plain_and_quiet(words, shown, tmp_path):
+def test_piped_output_is_plain_and_quiet(words, shown, note, tmp_path):
     Image.radial_gradient("L").save(tmp_path / "digit.png")
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     process = start(*words, **pipes, cwd=tmp_path)
     output, errors = process.communicate(timeout=300)
-    assert (process.returncode, errors) == (0, "")
+    assert (process.returncode, errors) == (0, note)
     assert shown in output
     assert not any(word in output for word in ("\x1b", "\r", "step"))
 
@@ -106,7 +108,7 @@ def test_a_terminal_gets_progress_bars():
     except OSError:  # How Linux says that the other end is closed.
         pass
     os.close(master)
-    assert process.communicate(timeout=300)[1] == ""
+    assert process.communicate(timeout=300)[1] == NOTE
     assert process.returncode == 0
     assert b"/step" in output
     assert b"\x1b[" in output

