@@ -95,8 +95,8 @@ class TensorBoardOutput:
     def __init__(self, log_dir: Path, update_freq: str, written: int) -> None:
         if not all(map(importlib.util.find_spec, ("tensorflow", "tensorboard"))):
             raise ImportError(
-                "`log_dir` needs TensorFlow and TensorBoard: `pip install "
-                f"gradzoo[tensorboard]`. Received: log_dir={os.fspath(log_dir)!r}."
+                '`log_dir` needs TensorFlow and TensorBoard: `pip install "'
+                f'gradzoo[tensorboard]"`. Received: log_dir={os.fspath(log_dir)!r}.'
             )
         import tensorflow as tf
 

@@ -52,8 +52,8 @@ class ExactResume(keras.callbacks.Callback):
             attributes that are numbers, strings, arrays, or lists or dicts of these.
         data: The `ShuffledBatches` passed to `fit`. Defaults to `None`: it is found.
         description: Dict for JSON that identifies the run. A checkpoint with another
-            description, optimizer, number of batches or other shapes of variables is
-            refused. Defaults to `None`.
+            description, loss, optimizer or number of batches, or with other layers,
+            activations or shapes of variables, is refused. Defaults to `None`.
 
     Raises:
         ValueError: If an argument is wrong. When training begins: if the model or an
@@ -359,7 +359,7 @@ class ExactResume(keras.callbacks.Callback):
 
 
 def _describe(layer: Any) -> str:
-    """Names the class and the activation, which no variable shows."""
+    """Returns the class and activation of a layer, which no variable shows."""
     return f"{type(layer).__name__} {_name(getattr(layer, 'activation', ''))}".strip()
 
 

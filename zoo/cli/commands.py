@@ -195,9 +195,9 @@ def evaluate(
     model = open_target(target)
     verbose = 0 if as_json else terminal.progress()
     options: dict[str, Any] = {"split": split, "detailed": detailed}
-    scores = zoo.evaluate(model, used, **options, data_dir=data_dir, verbose=verbose)
     if has_seen(target, used, split):
         terminal.complain("The model was trained on these images.", "note")
+    scores = zoo.evaluate(model, used, **options, data_dir=data_dir, verbose=verbose)
     terminal.show({"model": target, "data": used, "split": split} | scores, as_json)
 
 
@@ -219,11 +219,10 @@ def compare(
 
     options: dict[str, Any] = {"split": split, "epochs": epochs, "data_dir": data_dir}
     options |= {"verbose": terminal.progress(), "validation_data": validation_data}
-    trained = [name for name in models if name not in zoo.list_models()]
     if data is None and recipe:
         data = zoo.load_recipe(recipe).dataset
-    elif data is None:
-        data = training_data(trained[0]) if trained else "mnist"
+    trained = [name for name in models if name not in zoo.list_models()]
+    data = data or (training_data(trained[0]) if trained else "mnist")
     table = zoo.compare(models, data, recipe, detailed=detailed, **options)
     terminal.show(table, as_json)
 

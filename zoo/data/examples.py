@@ -154,7 +154,7 @@ def dataset_name(data: Data) -> str | None:
 def locate(data: Data) -> str | None:
     """Returns the name or the absolute path that `data` is, or `None`."""
     path = find_path(data)
-    return str(path.absolute()) if path else dataset_name(data)
+    return os.path.abspath(path) if path else dataset_name(data)
 
 
 def check_examples(examples: Any) -> ArrayPair:

@@ -92,14 +92,15 @@ def compare(
     opened = {str(entry): load_model(entry) for entry in trained}
     if seen := [str(entry) for entry in trained if has_seen(entry, tested_data, split)]:
         warnings.warn(
-            "Models are evaluated on images that they were trained on. Use other data, "
-            f"or `split='test'`. Received: split={split!r} for {', '.join(seen)}.",
+            "Models are evaluated on images that they were trained on. Use others, "
+            f"e.g. a test split. Received: split={split!r} for {', '.join(seen)}.",
             stacklevel=2,
         )
     others = [e for e in models if not isinstance(e, Report) and e not in trained]
     names = [getattr(entry, "name", entry) for entry in others]
     if len(names) > len(set(names)):  # Their rows and folders would be the same.
-        raise ValueError(f"Models to train need different names. Received: {names}.")
+        message = "Models to train need different names: build them with `name`."
+        raise ValueError(f"{message} Received: models={names}.")
     tested |= {"detailed": detailed, "from_logits": options.get("from_logits")}
     rows = Table()
     for entry in models:

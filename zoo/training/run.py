@@ -302,7 +302,8 @@ def _build(
     elif labels:
         warnings.warn(
             f"The model {model.name!r} has {outputs} classes for {len(labels)} labels, "
-            "and so does not keep them. Build it with a class for each.",
+            "and so does not keep them; `zoo.evaluate` cannot match them. Build it "
+            "with a class for each.",
             stacklevel=3,
         )
     return model

@@ -251,6 +251,6 @@ def test_tensorboard_needs_no_matplotlib_and_no_zero_or_infinite_norm(
 @pytest.mark.parametrize("package", ["tensorflow", "tensorboard"])
 def test_tensorboard_needs_its_packages(package, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
-    message = r"pip install .*\[tensorboard\]`\. Received: "
+    message = r'pip install .*\[tensorboard\]"`\. Received: '
     with pytest.raises(ImportError, match=message):
         GradientNorms(log_dir=tmp_path)
