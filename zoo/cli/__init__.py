@@ -2,5 +2,5 @@
 
 import os
 
-# Threads of BLAS wait for each other on busy cores; images were read 8 times as slowly.
+# On busy cores, OpenBLAS threads wait for each other: images take 8 times as long.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

@@ -85,7 +85,7 @@ def distort(
 
 
 def can_distort(images: np.ndarray) -> bool:
-    """Returns `True` for the shape `(n, height, width, channels)`."""
+    """Returns `True` for `(n, height, width, channels)`, with few channels."""
     return images.ndim == 4 and images.shape[3] <= min(images.shape[1:3])
 
 

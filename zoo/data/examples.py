@@ -11,7 +11,7 @@ import numpy as np
 
 from zoo.data.catalog import DESCRIBED, PathLike
 from zoo.data.datasets import dataset_info, load_dataset
-from zoo.data.images import find_images, read_image
+from zoo.data.images import find_images, is_file_shape, read_image
 from zoo.errors import check_argument
 from zoo.files import expand
 
@@ -284,7 +284,7 @@ def _read_folder(
     folder: Path, split: str, shape: tuple[int, ...], form: str | None
 ) -> LabeledImages:
     """Reads a folder of classes, or of splits that are folders of classes."""
-    if None in shape or len(shape) < 2 or shape[2:] not in ((), (1,), (3,)):
+    if not is_file_shape(shape):
         raise ValueError(
             "The files of a folder become images of one size, which the model must "
             "have: (height, width), without channels or with 1 or 3. Received: "

@@ -33,6 +33,11 @@ def find_images(path: str | os.PathLike[str]) -> tuple[list[pathlib.Path], int]:
     return images, len(files) - len(images)
 
 
+def is_file_shape(shape: tuple[int | None, ...]) -> bool:
+    """Returns `True` if image files can become pixels of this shape."""
+    return len(shape) > 1 and None not in shape and shape[2:] in ((), (1,), (3,))
+
+
 def read_image(
     file: str | os.PathLike[str], shape: tuple[int, ...], form: str | None = None
 ) -> np.ndarray:

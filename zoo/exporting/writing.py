@@ -88,7 +88,7 @@ def _write_saved_model(
     module = tf.Module()
     module.weights = [weight.value for weight in model.weights]
     inner = model._flatten_layers()
-    # Of layers that draw random numbers for a prediction, too.
+    # Some layers draw random numbers in predictions, too.
     module.seeds = [g.state.value for x in inner for g in x._seed_generators]
     module.tables = [x.lookup_table for x in inner if hasattr(x, "lookup_table")]
     tf.saved_model.save(module, str(folder), functions)

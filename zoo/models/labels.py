@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from zoo.data.images import read_image
+from zoo.data.images import is_file_shape, read_image
 from zoo.models.weights import card_of
 
 
@@ -103,7 +103,7 @@ def read_images(
             f"`zoo.load_model`. Received: files={files!r}, model={model!r}."
         )
     shape = tuple(getattr(model, "input_shape", ()))[1:]
-    if shape[2:] not in ((), (1,), (3,)) or len(shape) < 2 or None in shape:
+    if not is_file_shape(shape):
         raise ValueError(
             "The model must take images of one size, (height, width), with or without "
             f"1 or 3 channels. Received: model.input_shape={(None, *shape)}."

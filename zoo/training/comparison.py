@@ -85,10 +85,15 @@ def compare(
     tested_data = data if validation_data is None else validation_data
     split = choose_split(tested_data, split)
     tested: dict[str, Any] = {"split": split, "data_dir": data_dir}
-    # Errors in names and data are found before hours of training.
-    load_examples(tested_data, **tested)
     paths_and_names = [e for e in models if isinstance(e, str | os.PathLike)]
     trained = [entry for entry in paths_and_names if entry not in list_models()]
+    others = [e for e in models if not isinstance(e, Report) and e not in trained]
+    names = [getattr(entry, "name", entry) for entry in others]
+    if len(names) > len(set(names)):  # Their rows and folders would be the same.
+        message = "Models to train need different names: build them with `name`."
+        raise ValueError(f"{message} Received: models={names}.")
+    # Errors in names and data are found before hours of training.
+    load_examples(tested_data, **tested)
     opened = {str(entry): load_model(entry) for entry in trained}
     if seen := [str(entry) for entry in trained if has_seen(entry, tested_data, split)]:
         warnings.warn(
@@ -96,11 +101,6 @@ def compare(
             f"e.g. a test split. Received: split={split!r} for {', '.join(seen)}.",
             stacklevel=2,
         )
-    others = [e for e in models if not isinstance(e, Report) and e not in trained]
-    names = [getattr(entry, "name", entry) for entry in others]
-    if len(names) > len(set(names)):  # Their rows and folders would be the same.
-        message = "Models to train need different names: build them with `name`."
-        raise ValueError(f"{message} Received: models={names}.")
     tested |= {"detailed": detailed, "from_logits": options.get("from_logits")}
     rows = Table()
     for entry in models:

@@ -54,7 +54,7 @@ def decoded(file, channels):
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_png_files(decoders, channels):
-    """Of all modes and several sizes, in one batch."""
+    """One batch holds files of all modes and several sizes."""
     modes = ["L", "RGB", "RGBA", "P", "1", "LA"]
     sizes = [(8, 8), (31, 20), (300, 7), (5, 5), (1, 1)]
 
