@@ -192,11 +192,12 @@ def _saturated(run: Run, calls: int) -> Iterator[Finding]:
     found: dict[str, float] = {}
     sizes = median(run.inputs[: min(calls, WINDOW)])
     for index, layer in enumerate(run.kernels.names[:-1]):
+        if run.activation(layer) not in SQUASHING or not sizes[index]:
+            continue
         shape = next(c.shape for c in run.columns[layer] if c.is_kernel)
         scale = run.weights[0, index] / np.sqrt(np.prod(shape))
         is_large = scale * np.sqrt(np.prod(shape[:-1])) >= LARGE_WEIGHTS
-        is_flat = scale * sizes[index] >= SATURATION
-        if run.activation(layer) in SQUASHING and is_large and is_flat:
+        if is_large and scale * sizes[index] >= SATURATION:
             found[layer] = float(scale * sizes[index])
     if found:
         layer, size = next(iter(found.items()))

@@ -27,8 +27,9 @@ class GradientNorms(RecordViews, keras.callbacks.Callback):
     every optimizer call, for any model, train step and `steps_per_execution`. Under
     mixed precision they are divided by the loss scale. No gradient is computed twice,
     and the final weights are bit-identical to those of a run without the callback.
-    (One exception is known: if the optimizer clips norms, XLA on the JAX backend may
-    round the last bit of a gradient differently.)
+    (Two exceptions are known: if the optimizer clips norms, XLA on the JAX backend may
+    round the last bit of a gradient differently. And the callback compiles the train
+    step again, so it sees what changed since, such as `trainable`, without `compile`.)
 
     Layers are named by their path in the model, in order from the input to the output,
     variables by that path and their own name: `encoder/dense`, `encoder/dense/kernel`.
@@ -187,7 +188,8 @@ class GradientNorms(RecordViews, keras.callbacks.Callback):
             self._write(epoch)
         if self.logs and logs is not None:
             layers = self._read().since(self._epoch_begins_at).layers()
-            for layer, mean in zip(layers.names, layers.means(), strict=True):
+            means = layers.means(self._record.dynamic_scale)
+            for layer, mean in zip(layers.names, means, strict=True):
                 logs[f"grad_norm/{layer}"] = float(mean)
         if self.stop_on and self._read().end > self._fit_begins_at:
             findings = diagnose(self._record.since(self._fit_begins_at))

@@ -117,7 +117,7 @@ class TensorBoardOutput:
         self.written = record.end
         rows: Any = zip(table.steps, table.norms, strict=True)
         if self.update_freq == "epoch":
-            rows = [(epoch, table.means())]
+            rows = [(epoch, table.means(record.dynamic_scale))]
         with self.writer.as_default():
             for step, norms in rows:
                 positive = np.flatnonzero(np.isfinite(norms) & (norms > 0))

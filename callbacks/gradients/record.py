@@ -70,9 +70,14 @@ class Table(NamedTuple):
         norms, present = self.norms[rows][:, columns], self.present[rows][:, columns]
         return Table(self.steps[rows], self.optimizers[rows], names, norms, present)
 
-    def means(self) -> NDArray[np.float64]:
-        """Returns the mean of each column over the calls in which it took part."""
-        norms = np.ma.masked_array(self.norms, ~self.present)
+    def means(self, dynamic_scale: bool) -> NDArray[np.float64]:
+        """Returns the mean of each column over the calls in which it took part.
+
+        With a dynamic loss scale, calls that overflow are skipped, as in training.
+        """
+        broken = (self.present & ~np.isfinite(self.norms)).any(axis=1, keepdims=True)
+        skipped = broken & dynamic_scale
+        norms = np.ma.masked_array(self.norms, ~self.present | skipped)
         means: NDArray[np.float64] = norms.mean(axis=0).filled(np.nan)
         return means
 

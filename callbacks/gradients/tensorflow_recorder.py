@@ -87,6 +87,9 @@ class TensorFlowRecorder(Recorder):
         # The counter waits for the row: a step that fails must not count.
         with tf.control_dependencies([written]):
             self.calls.assign_add(1)
+        in_custom_loop = tf.executing_eagerly() and self.graph is None
+        if in_custom_loop and int(call) + 1 - self.calls_read >= self.buffer_size:
+            self.read()
 
     def finish_step(self) -> None:
         """Marks the calls of this train step as finished. Runs at its end."""

@@ -3,7 +3,7 @@
 import contextlib
 import html
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,10 +22,7 @@ class RecordViews:
     """Properties and methods that show a record."""
 
     _record: Record
-
-    def _read(self) -> Record:
-        """Returns the record, with what the device still held."""
-        raise NotImplementedError
+    _read: Callable[[], Record]  # with what the device still held
 
     @property
     def history(self) -> dict[str, NDArray[np.float64]]:

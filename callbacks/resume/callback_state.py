@@ -82,16 +82,19 @@ def _skip_batches(callback: Any, name: str, first: int) -> None:
 
 def _plain_attributes(callback: Any) -> dict[str, Any]:
     """Returns the attributes of a callback that can be saved."""
-    plain = {name: x for name, x in vars(callback).items() if _is_plain(x)}
+    plain = {name: x for name, x in vars(callback).items() if is_plain(x)}
     plain.pop("params", None)
+    if hasattr(callback, "monitor_op"):
+        plain.pop("min_delta", None)  # Keras gives it a sign when training begins.
     return plain
 
 
-def _is_plain(value: Any) -> bool:
+def is_plain(value: Any) -> bool:
+    """Returns `True` if a checkpoint can hold a value."""
     if isinstance(value, dict):
-        return all(isinstance(k, str | int) and _is_plain(v) for k, v in value.items())
+        return all(isinstance(k, str | int) and is_plain(v) for k, v in value.items())
     if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
+        return all(map(is_plain, value))
     if isinstance(value, np.ndarray | np.generic):
         return value.dtype.kind in "biufcUV" and value.dtype.fields is None
     return value is None or isinstance(value, bool | int | float | str)

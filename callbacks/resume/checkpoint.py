@@ -70,6 +70,8 @@ class CheckpointFolder:
 def _pack(value: Any, arrays: dict[str, Any]) -> Any:
     """Converts a value for JSON; adds its arrays to a dict."""
     if isinstance(value, np.ndarray | np.generic):
+        if value.dtype.hasobject:  # NumPy would write it, and refuse to read it.
+            raise TypeError(f"A state cannot hold objects. Received: {value!r}.")
         name = str(len(arrays))
         arrays[name] = np.asarray(value)
         return {"array": name, "dtype": str(value.dtype)}

@@ -15,10 +15,15 @@ import numpy as np
 
 from ..optimizers import find_optimizers
 from ..train_function import SkipBatches, TrainFunctionWrapper
-from .callback_state import CallbackStates
+from .callback_state import CallbackStates, is_plain
 from .checkpoint import CheckpointFolder
 from .fit_data import find_fit, find_randomness, skip_epochs
-from .model_state import find_state
+from .model_state import (
+    describe_model,
+    find_state,
+    get_torch_generators,
+    set_torch_generators,
+)
 from .replicas import gather, get_values, has_peers, is_chief, set_values
 from .shuffled_batches import ShuffledBatches
 
@@ -42,8 +47,8 @@ class ExactResume(keras.callbacks.Callback):
     drawn and skipped: those of the epoch, or of the run if epochs continue the data.
 
     Args:
-        directory: Path of the folder for the checkpoints of one run. If it holds one,
-            training resumes from it, up to the argument `epochs` of `fit`.
+        directory: Path of the local folder for the checkpoints of one run. If it holds
+            one, training resumes from it, up to the argument `epochs` of `fit`.
         save_freq: `"epoch"`, or integer: also save after that many batches. Defaults to
             `"epoch"`.
         callbacks: List of the other callbacks of `fit` whose state is saved, such as
@@ -100,6 +105,11 @@ class ExactResume(keras.callbacks.Callback):
                     "Received: append=False."
                 )
         self.directory = os.path.expanduser(directory)
+        if "://" in str(self.directory):
+            raise ValueError(
+                "`directory` must be a local folder. "
+                f"Received: directory={self.directory!r}."
+            )
         self.save_freq = save_freq
         self.data = data
         self.description = description or {}
@@ -121,11 +131,11 @@ class ExactResume(keras.callbacks.Callback):
         """
         is_main = threading.current_thread() is threading.main_thread()
         numbers = (signal.SIGINT, signal.SIGTERM) if is_main else ()
-        before = {number: signal.getsignal(number) for number in numbers}
+        before: dict[int, Any] = {n: signal.getsignal(n) for n in numbers}
 
         def wait(number: int, frame: Any) -> None:
             self._signal = number
-            signal.signal(number, before[signal.Signals(number)])
+            signal.signal(number, before[number])
 
         for number in before:
             signal.signal(number, wait)
@@ -190,7 +200,7 @@ class ExactResume(keras.callbacks.Callback):
             self._callback_states.set(self._resumed["callbacks"])
         if self._resumed or not batch:
             # torch also draws from them when it starts to iterate over data.
-            _set_torch_generators(self._generators)
+            set_torch_generators(self._generators)
             self._resumed = None
         is_due = not isinstance(self.save_freq, str) and (
             batch // self.save_freq > self._batch // self.save_freq
@@ -204,9 +214,13 @@ class ExactResume(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self._epochs.append(epoch)
         for name, value in (logs or {}).items():
-            if not isinstance(value, float):  # A metric may have a value per class.
+            if hasattr(value, "shape"):  # A metric may have a value per class.
                 value = keras.ops.convert_to_numpy(value)
-            self._history.setdefault(name, []).append(value)
+            if is_plain(value):
+                self._history.setdefault(name, []).append(value)
+            else:
+                message = "A checkpoint cannot hold a value of the logs. Received: "
+                warnings.warn(f"{message}{name}={value!r}.", stacklevel=2)
         self._epoch, self._batch = epoch + 1, 0
         self._save()
         if self._signal:
@@ -222,8 +236,7 @@ class ExactResume(keras.callbacks.Callback):
         model = self._model
         if model.built and model.optimizer and not model.optimizer.built:
             model.optimizer.build(model.trainable_variables)
-        parts = {"model": model, "optimizer": model.optimizer}
-        parts |= dict(find_optimizers(model))
+        parts = {"model": model, "optimizer": None, **dict(find_optimizers(model))}
         unbuilt = [name for name, part in parts.items() if not (part and part.built)]
         if unbuilt:
             raise ValueError(
@@ -274,9 +287,7 @@ class ExactResume(keras.callbacks.Callback):
         """Returns values that must be the same in a resumed run."""
         model, data = self._model, self.data
         run = {
-            "layers": [_describe(layer) for layer in model._flatten_layers()],
-            "loss": keras.tree.map_structure(_name, model.loss),
-            "optimizer": _fixed(keras.optimizers.serialize(model.optimizer)),
+            **describe_model(model),
             "variables": [f"{v.dtype} {list(v.shape)}" for v in self._variables],
             "generators": [type(g).__name__ for g in self._bit_generators],
             "batches": self.params["steps"],
@@ -308,6 +319,13 @@ class ExactResume(keras.callbacks.Callback):
         # `fit` begins with this epoch; BackupAndRestore of Keras does the same.
         epochs = self.params["epochs"]
         model._initial_epoch = epochs if state["stopped"] else self._epoch
+        if state["stopped"] and self._epoch < epochs:
+            warnings.warn(
+                f"A callback ended this run after {self._epoch} epochs: nothing is "
+                "trained. Use another folder to train from the start. "
+                f"Received: directory={self.directory!r}.",
+                stacklevel=2,
+            )
 
     def _set_state(self, state: dict[str, Any]) -> None:
         set_values(self._model, self._variables, state["variables"])
@@ -329,7 +347,7 @@ class ExactResume(keras.callbacks.Callback):
 
     def _save(self) -> None:
         model = self.model  # The property copies JAX's state back to the model.
-        self._generators = _get_torch_generators()
+        self._generators = get_torch_generators()
         state = {
             "run": self._run,
             "epoch": self._epoch,
@@ -356,44 +374,3 @@ class ExactResume(keras.callbacks.Callback):
         if isinstance(self._model.train_function, TrainFunctionWrapper):
             self._model.train_function.remove()
         raise KeyboardInterrupt if self._signal == signal.SIGINT else SystemExit(143)
-
-
-def _describe(layer: Any) -> str:
-    """Returns the class and activation of a layer, which no variable shows."""
-    return f"{type(layer).__name__} {_name(getattr(layer, 'activation', ''))}".strip()
-
-
-def _name(value: Any) -> Any:
-    known = isinstance(value, str | None)
-    return value if known else getattr(value, "__name__", type(value).__name__)
-
-
-def _fixed(config: Any) -> Any:
-    """Returns the settings of an optimizer that may not change in a resumed run."""
-    if not isinstance(config, dict):
-        return config
-    return {
-        name: _fixed(value)
-        for name, value in config.items()
-        # A constant learning rate may be lowered, and is saved as a variable.
-        if name != "name" and not (name == "learning_rate" and np.isscalar(value))
-    }
-
-
-def _get_torch_generators() -> list[np.ndarray]:
-    """Returns the state of torch's global generators, used by layers without a seed."""
-    if keras.backend.backend() != "torch":
-        return []
-    import torch
-
-    states = [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
-    return [state.numpy() for state in states]
-
-
-def _set_torch_generators(states: list[np.ndarray]) -> None:
-    if states:
-        import torch
-
-        of_cpu, *of_gpus = [torch.from_numpy(state) for state in states]
-        torch.set_rng_state(of_cpu)
-        torch.cuda.set_rng_state_all(of_gpus)

@@ -1,4 +1,4 @@
-"""The state of a model: variables, random generators, and what cannot be saved."""
+"""The state of a model and its description, by which a resumed run knows it."""
 
 import io
 import random
@@ -65,3 +65,61 @@ def _is_variable(value: Any) -> bool:
         type(value).__module__.startswith("tensorflow.")
         and any(base.__name__ == "Variable" for base in type(value).__mro__)
     )
+
+
+def describe_model(model: Any) -> dict[str, Any]:
+    """Returns what must be the same in a resumed run, apart from variables."""
+    return {
+        "layers": [_describe(layer) for layer in model._flatten_layers()],
+        "loss": keras.tree.map_structure(_name, model.loss),
+        "optimizer": _describe_optimizer(model.optimizer),
+    }
+
+
+def _describe(layer: Any) -> str:
+    """Returns the class and activation of a layer, which no variable shows."""
+    return f"{type(layer).__name__} {_name(getattr(layer, 'activation', ''))}".strip()
+
+
+def _name(value: Any) -> Any:
+    known = isinstance(value, str | None)
+    return value if known else getattr(value, "__name__", type(value).__name__)
+
+
+def _describe_optimizer(optimizer: Any) -> Any:
+    try:
+        return _fixed(keras.optimizers.serialize(optimizer))
+    except NotImplementedError:  # A schedule without `get_config`.
+        return type(optimizer).__name__
+
+
+def _fixed(config: Any) -> Any:
+    """Returns the settings of an optimizer that may not change in a resumed run."""
+    if not isinstance(config, dict):
+        return config
+    return {
+        name: _fixed(value)
+        for name, value in config.items()
+        # A constant learning rate may be lowered, and is saved as a variable.
+        if name != "name" and not (name == "learning_rate" and np.isscalar(value))
+    }
+
+
+def get_torch_generators() -> list[np.ndarray]:
+    """Returns the state of torch's global generators, used by layers without a seed."""
+    if keras.backend.backend() != "torch":
+        return []
+    import torch
+
+    states = [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
+    return [state.numpy() for state in states]
+
+
+def set_torch_generators(states: list[np.ndarray]) -> None:
+    """Sets what `get_torch_generators` returned."""
+    if states:
+        import torch
+
+        of_cpu, *of_gpus = [torch.from_numpy(state) for state in states]
+        torch.set_rng_state(of_cpu)
+        torch.cuda.set_rng_state_all(of_gpus)

@@ -14,8 +14,8 @@ class ShuffledBatches(keras.utils.PyDataset):
     Seed and epoch determine the order. Examples that do not fill a batch are left out.
 
     Args:
-        x: Array of inputs, of shape `(n, ...)`.
-        y: Array of targets, of shape `(n, ...)`.
+        x: Array-like of inputs, of shape `(n, ...)`.
+        y: Array-like of targets, of shape `(n, ...)`.
         batch_size: Integer. Examples per batch. Defaults to 32.
         seed: Non-negative integer. Defaults to 0.
         augment: Callable that maps a batch of inputs and a `numpy.random.Generator` to
@@ -51,7 +51,7 @@ class ShuffledBatches(keras.utils.PyDataset):
                 "`batch_size` must be positive. Received: "
                 f"len(x)={len(x)}, len(y)={len(y)}, batch_size={batch_size}."
             )
-        self.x, self.y = x, y
+        self.x, self.y = np.asarray(x), np.asarray(y)
         self.batch_size = min(batch_size, len(x))
         if not 0 <= shard[0] < shard[1] or self.batch_size % shard[1]:
             raise ValueError(

@@ -77,6 +77,7 @@ def test_glorot_at_start(script, data):
         np.testing.assert_allclose(steps[1], bias, rtol=1e-2, atol=1e-5)
 
 
+@pytest.mark.endurance
 @of("glorot2010")
 def test_glorot_in_training(script, data, tmp_path):
     trained = {}
@@ -113,6 +114,7 @@ def test_mean_field_theory(script):
     assert script.depth_scale("relu", 2.0) == math.inf
 
 
+@pytest.mark.endurance
 @of("schoenholz2017")
 def test_grid_of_networks(script, data, tmp_path, monkeypatch):
     monkeypatch.setattr(script, "BATCH", 10)
@@ -139,6 +141,7 @@ def test_grid_of_networks(script, data, tmp_path, monkeypatch):
     assert (tmp_path / "figure.png").stat().st_size > 10_000
 
 
+@pytest.mark.endurance
 @of("lenet1998")
 def test_lenet(script, data, tmp_path):
     options = {"distortions": script.DISTORTIONS, "validation": data, "verbose": 0}

@@ -1,22 +1,11 @@
 import errno
 import fcntl
 import os
-import subprocess
-import sys
 
-import filelock
 import pytest
 
 from zoo import files
-from zoo.files import atomic_write, expand, flush_to_disk, lock
-
-# Prints a line while it holds the lock.
-HOLD = """
-import sys, time, zoo.files
-with zoo.files.lock(sys.argv[1]):
-    print("held", flush=True)
-    time.sleep(600)
-"""
+from zoo.files import atomic_write, expand, flush_to_disk
 
 
 class WindowsOs:
@@ -85,17 +74,3 @@ def test_files_are_written_on_windows(tmp_path, monkeypatch):
         temporary.write_text("content", "utf-8")
     assert (tmp_path / "text").read_text("utf-8") == "content"
     flush_to_disk(tmp_path)
-
-
-def test_one_process_holds_the_lock_until_it_dies(tmp_path):
-    path = tmp_path / ".lock"
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, path], stdout=subprocess.PIPE, text=True
-    )
-    with process:
-        assert process.stdout.readline() == "held\n"
-        with pytest.raises(filelock.Timeout):
-            lock(path).acquire(timeout=0)
-        process.kill()
-    with lock(path):
-        pass

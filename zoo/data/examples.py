@@ -99,7 +99,8 @@ def load_training_data(
 ) -> tuple[LabeledImages, ArrayPair | None]:
     """Loads images to train on, and those to validate on or `None`.
 
-    If the model knows the labels, they keep their places among those `known`.
+    If the model knows the labels, they keep their places among those `known`. Arrays
+    are taken to have the form of the images of the model.
     """
     if split not in ("train", "train+validation"):
         raise ValueError(
@@ -107,6 +108,8 @@ def load_training_data(
             f"for training. Received: split={split!r}."
         )
     examples, validation = load_examples(data, split, **options), None
+    form = examples.normalization or options.get("form")
+    examples = examples._replace(normalization=form)
     if known and set(examples.categories or ()) <= set(known):
         labels = examples.labels_in(known)
         examples = examples._replace(labels=labels, categories=tuple(known))
@@ -238,10 +241,24 @@ def _open(path: Path) -> Iterator[Any]:
     try:
         with np.load(path) as file:
             yield file
+    except MissingSplitError:
+        raise
     except Exception as error:  # Damaged bytes can cause any exception.
         raise ValueError(
             f"The file cannot be read: {error}. Received: data={str(path)!r}."
         ) from error
+
+
+def _choose_parts(splits: dict[str, Any], split: str, path: Path) -> list[Any]:
+    """Returns the parts of a split, or of several joined by `+`, which must exist."""
+    names = split.split("+")
+    parts = [splits[name] for name in names if name in splits]
+    if parts and len(parts) < len(names):
+        raise MissingSplitError(
+            f"The data have only the splits {[*splits]}. Received: data={str(path)!r}, "
+            f"split={split!r}."
+        )
+    return parts
 
 
 def _find_arrays(names: Sequence[str]) -> dict[str, tuple[str, str]]:
@@ -256,7 +273,7 @@ def _find_arrays(names: Sequence[str]) -> dict[str, tuple[str, str]]:
 def _read_npz(path: Path, split: str) -> LabeledImages:
     with _open(path) as file:
         splits = _find_arrays(file.files)
-        found = [splits[part] for part in split.split("+") if part in splits]
+        found = _choose_parts(splits, split, path)
         if not splits and split != "validation" and {"x", "y"} <= set(file.files):
             found = [("x", "y")]
         parts = [(file[x], file[y]) for x, y in found]
@@ -291,7 +308,7 @@ def _read_folder(
             f"input_shape={shape}."
         )
     splits = _find_splits(folder)
-    parts = [splits[part] for part in split.split("+") if part in splits]
+    parts = _choose_parts(splits, split, folder)
     if not splits and split != "validation":
         parts = [folder]
     classes = [path for part in parts for path in _subfolders(part)]

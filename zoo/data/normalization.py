@@ -51,8 +51,14 @@ def fit(rgba: Any, shape: tuple[int, ...], form: str | None, xp: Any = NUMPY) ->
     Returns:
         float32 array of shape `shape`, whole numbers in [0, 255].
     """
-    if form is None or shape[:2] != (SIDE, SIDE) or shape[2:] == (3,):
+    if form is None:
         return xp.reshape(xp.round(_resize(rgba, shape, xp)), shape)
+    if form not in FORMS or shape not in ((SIDE, SIDE), (SIDE, SIDE, 1)):
+        raise ValueError(
+            f"The `normalization` of a model must be one of {[*FORMS]} for gray images "
+            f"of 28x28 pixels, and `None` for others. Received: normalization={form!r} "
+            f"for images of shape {shape}."
+        )
     height, width = xp.size(rgba)
     normalize, has_form = FORMS[form]
 

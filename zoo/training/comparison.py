@@ -95,7 +95,9 @@ def compare(
     # Errors in names and data are found before hours of training.
     load_examples(tested_data, **tested)
     opened = {str(entry): load_model(entry) for entry in trained}
-    if seen := [str(entry) for entry in trained if has_seen(entry, tested_data, split)]:
+    runs = [e.output_dir for e in models if isinstance(e, Report) and e.output_dir]
+    seen = [str(e) for e in trained + runs if has_seen(e, tested_data, split)]
+    if seen:
         warnings.warn(
             "Models are evaluated on images that they were trained on. Use others, "
             f"e.g. a test split. Received: split={split!r} for {', '.join(seen)}.",

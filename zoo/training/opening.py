@@ -126,7 +126,7 @@ def training_data(target: PathLike) -> str:
 
 
 def has_seen(target: PathLike, data: Any, split: str) -> bool:
-    """Returns `True` if a model was trained on images of a split of data."""
+    """Returns `True` if a model is known to be trained on images of a split of data."""
     if not isinstance(data, str | os.PathLike):
         return False
     if is_target_path(target):
@@ -134,6 +134,7 @@ def has_seen(target: PathLike, data: Any, split: str) -> bool:
         source, parts = run.get("data", {}).get("source"), run.get("split", "")
     else:
         source, parts = get_weights(str(target)).dataset, "train+validation"
-    # The sample is a part of the training images of MNIST.
-    is_same = source == locate(data) or (source, data) == ("mnist", SAMPLE)
-    return is_same and not {*parts.split("+"), ALL}.isdisjoint(split.split("+"))
+    if {source, data} == {"mnist", SAMPLE}:  # The sample is from the training images.
+        return split != "test"
+    shared = {*parts.split("+"), ALL} & {*split.split("+")}
+    return source == locate(data) and bool(shared)

@@ -204,6 +204,8 @@ def compile_model(
     loss = kind(from_logits=from_logits)
     jit = choose_jit(model, recipe.epochs * steps_per_epoch)
     model.compile(optimizer, loss, metrics=["accuracy"], jit_compile=jit)
+    # TensorFlow traces the first step twice if it creates variables.
+    model.optimizer.build(model.trainable_variables)
 
 
 def has_soft_targets(recipe: Recipe) -> bool:

@@ -168,6 +168,14 @@ def test_a_layer_without_active_units_is_dead(images):
     assert finding.figures == {"layers": 3, "calls": 48}
 
 
+def test_kernels_may_be_frozen(images):
+    model = mlp(3, "tanh", "glorot_uniform")
+    for layer in model.layers:
+        if hasattr(layer, "kernel"):
+            layer.kernel.trainable = False
+    assert record(model, "sgd", images).diagnose().verdict == "healthy"
+
+
 def test_a_bad_image_is_found_at_the_step_that_met_it(images):
     x, y = images[0].copy(), images[1]
     x[40] = np.nan

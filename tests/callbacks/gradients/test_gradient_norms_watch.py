@@ -95,7 +95,8 @@ def test_a_long_watch_keeps_a_buffer_and_ends_with_its_block(compiled, points):
         recorder = gradients._recorder
         for _ in range(11):
             train(batches(points)[:1])
-            gradients.flush()
+            if compiled:
+                gradients.flush()
         assert len(getattr(recorder, "queue", [])) < 4
     train(batches(points)[:3])
     assert len(gradients.steps) == 11

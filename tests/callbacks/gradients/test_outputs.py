@@ -180,6 +180,19 @@ def test_epoch_means_reach_the_callbacks_that_come_later(model, points, tmp_path
         fit(model, points, *late)
 
 
+def test_means_leave_out_steps_that_a_loss_scale_skips(model, points):
+    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.01))
+    model.compile(optimizer, "mse")
+    x, y = points[0], points[1].copy()
+    y[8] = np.inf
+    gradients = GradientNorms(logs=True)
+    history = fit(model, (x, y), gradients).history
+    norms = gradients.history["hidden"]
+    assert np.isinf(norms).sum() + np.isnan(norms).sum() == 1
+    means = norms[np.isfinite(norms)].mean()
+    np.testing.assert_allclose(history["grad_norm/hidden"], [means])
+
+
 def test_a_finding_of_this_fit_ends_training(model, points):
     x, y = points[0].copy(), points[1]
     x[0] = np.nan

@@ -1,3 +1,5 @@
+import datetime
+
 import keras
 import numpy as np
 import pytest
@@ -28,7 +30,9 @@ def test_callbacks_that_count_batches_and_set_variables(tmp_path):
         calls = keras.callbacks.LambdaCallback(
             on_train_batch_begin=lambda batch, logs: begun.append(batch)
         )
-        callbacks = [schedule, losses, saving, calls]
+        # No loss improves by that much, unless the sign of the difference changes.
+        plateau = keras.callbacks.ReduceLROnPlateau("loss", patience=1, min_delta=9.0)
+        callbacks = [schedule, losses, saving, calls, plateau]
         fit_small(folder / "c", model, callbacks, extra, epochs=4, save_freq=3)
         weights = [w.tolist() for w in model.get_weights()]
         rate = float(model.optimizer.learning_rate)
@@ -76,6 +80,19 @@ def test_all_kinds_of_state(tmp_path):
     assert np.shape(scores) == (4, 3)
 
 
+def test_values_that_a_checkpoint_cannot_hold_are_left_out_of_the_history(tmp_path):
+    class Log(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            logs |= {"epoch": epoch, "none": None, "when": datetime.date.today()}
+
+    for epochs in (2, 3):
+        with pytest.warns(UserWarning, match=r"cannot hold .* when=datetime"):
+            fitted = fit_small(tmp_path, small(), [Log()], epochs=epochs)
+    history = fitted.history
+    assert (history["epoch"], history["none"]) == ([0, 1, 2], [None] * 3)
+    assert len(history["when"]) == 1
+
+
 def test_early_stopping_stays_stopped(tmp_path):
     class Killed(keras.callbacks.Callback):
         def on_train_end(self, logs=None):
@@ -94,4 +111,5 @@ def test_early_stopping_stays_stopped(tmp_path):
     assert len(expected[0]["loss"]) < 20
     with pytest.raises(StoppedError):
         run(tmp_path / "killed", Killed())
-    assert run(tmp_path / "killed") == expected
+    with pytest.warns(UserWarning, match=r"after 3 epochs: nothing is trained"):
+        assert run(tmp_path / "killed") == expected

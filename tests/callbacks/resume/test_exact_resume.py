@@ -213,6 +213,16 @@ def test_a_learning_rate_may_be_lowered_under_a_loss_scale(tmp_path):
         assert len(history.history["loss"]) == epochs
 
 
+def test_a_schedule_needs_no_configuration(tmp_path):
+    class Constant(keras.optimizers.schedules.LearningRateSchedule):
+        def __call__(self, step):
+            return 1e-3
+
+    for epochs in (1, 2):
+        model = small(keras.optimizers.SGD(Constant()))
+        assert len(fit_small(tmp_path, model, epochs=epochs).epoch) == epochs
+
+
 def test_several_fits_with_the_same_objects(tmp_path):
     data = ShuffledBatches(np.ones((96, 8)), np.ones((96, 1)), batch_size=16)
     first = [data[index][1] for index in range(8)]
@@ -232,6 +242,8 @@ def test_wrong_arguments(tmp_path):
         message = rf"`save_freq` must be .* Received: save_freq={save_freq}\.$"
         with pytest.raises(ValueError, match=message):
             ExactResume(tmp_path, save_freq=save_freq)
+    with pytest.raises(ValueError, match=r"local folder\. .*directory='gs://x'"):
+        ExactResume("gs://x")
     log = keras.callbacks.CSVLogger(tmp_path / "log.csv")
     with pytest.raises(ValueError, match="must be created with `append=True`"):
         ExactResume(tmp_path, callbacks=[log])

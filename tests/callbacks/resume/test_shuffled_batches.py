@@ -17,6 +17,8 @@ def test_batches_depend_only_on_their_position():
     )
     assert len(set(first)) == len(set(second)) == 1000
     assert not np.array_equal(first, second)
+    lists = ShuffledBatches(x.tolist(), y.tolist(), 100, seed=1)
+    np.testing.assert_array_equal(lists[0][0], expected[0][0])
     batches.start_at(8)
     for index in (5, 0, 9):
         np.testing.assert_array_equal(batches[index][1], expected[8 + index][1])

@@ -10,6 +10,9 @@ from zoo.cli import terminal
 from zoo.cli.commands import app
 from zoo.cli.tour import run
 
+# The other weights have tests of their own.
+CARDS = zoo.list_weights("lenet5")
+
 
 @pytest.fixture(scope="module")
 def tour(tmp_path_factory):
@@ -20,13 +23,14 @@ def tour(tmp_path_factory):
         patch.setattr("builtins.print", lambda *words, **_: printed.append(words))
         tables = []
         patch.setattr(terminal, "show", tables.append)
+        patch.setattr(zoo, "list_weights", lambda: CARDS)
         run(folder, epochs=1, images=640)
     return folder, "\n".join(" ".join(map(str, words)) for words in printed), tables
 
 
-def test_every_published_weight_answers_as_published(tour):
+def test_published_weights_answer_as_published(tour):
     _, _, (weights, _) = tour
-    for row, card in zip(weights, zoo.list_weights(), strict=True):
+    for row, card in zip(weights, CARDS, strict=True):
         assert row["weights"] == card.id
         assert row["outputs"] == "as published"
         assert row["test accuracy"] == f"{card.metrics['accuracy']:.2%}"

@@ -8,7 +8,13 @@ import pytest
 from PIL import Image
 
 import zoo
-from zoo.data.examples import find_path, has_splits, load_examples, load_training_data
+from zoo.data.examples import (
+    MissingSplitError,
+    find_path,
+    has_splits,
+    load_examples,
+    load_training_data,
+)
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (12, 28, 28, 1), "uint8")
 LABELS = np.arange(12) % 3
@@ -76,8 +82,9 @@ def test_splits_are_found(kind, tmp_path):
     assert len(examples.images) == len(validation[0]) == 12
     examples, validation = load_training_data(data, "train+validation", None)
     assert (len(examples.images), validation) == (24, None)
-    with pytest.raises(ValueError, match=r"test.* Received: data="):
-        load_examples(data, "test")
+    for split in ("test", "train+test"):
+        with pytest.raises(MissingSplitError, match="Received: data="):
+            load_examples(data, split)
 
 
 def test_splits_have_other_names_too(tmp_path):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import importlib.metadata
 import os
 import resource
 import shutil
@@ -164,16 +163,6 @@ def test_a_damaged_decoded_file_is_written_again(damage, tiny_flags, tmp_path):
     assert tiny_flags.read_bytes() == intact
 
 
-def test_a_decoded_file_of_an_earlier_version_is_read(tiny_flags, tmp_path):
-    expected = load_dataset("tiny_flags", as_="numpy", data_dir=tmp_path)
-    with np.load(tiny_flags) as archive:
-        np.savez(tiny_flags, info='{"name": "tiny_flags"}', **archive)
-    written = tiny_flags.stat()
-    preparation._in_memory.clear()
-    assert equal(load_dataset("tiny_flags", as_="numpy", data_dir=tmp_path), expected)
-    assert tiny_flags.stat() == written
-
-
 # NumPy leaves its archive open if a write fails.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_images_that_cannot_be_written_are_loaded(tiny_flags, tmp_path):
@@ -269,8 +258,3 @@ def test_without_tfds_the_message_says_what_to_install(
     folder = source_dir / "tiny_flags"
     with pytest.raises(DatasetUnavailableError, match=expected):
         prepare_dataset("tiny_flags", source_dir=folder, data_dir=tmp_path)
-
-
-def test_the_package_that_tfds_forgets_to_require_is_required():
-    required = importlib.metadata.requires("gradzoo")
-    assert "importlib_resources" in [name.replace("-", "_") for name in required]

@@ -90,6 +90,10 @@ def test_wrong_arguments_of_read_images(tmp_path):
         other = keras.Sequential([keras.Input(shape), keras.layers.Activation("relu")])
         with pytest.raises(ValueError, match=r"Received: model\.input_shape="):
             zoo.read_images([file], other)
+    other = keras.Sequential([keras.Input((32, 32)), keras.layers.Activation("relu")])
+    other.normalization = "mnist"
+    with pytest.raises(ValueError, match=r"Received: normalization='mnist' .*32, 32"):
+        zoo.read_images([file], other)
     with pytest.raises(ValueError, match="at least one file"):
         zoo.read_images([], model)
 

@@ -32,7 +32,8 @@ def test_card_follows_the_schema(card):
 def test_card_holds_the_recipe_beside_it(card):
     recipe = load_recipe(weights_lib.PUBLISHED / f"{card.id}.toml")
     assert json.loads(json.dumps(dataclasses.asdict(recipe))) == card.recipe
-    assert card.metrics["seed"] == recipe.seed == card.metrics["seeds"][0]
+    assert recipe.id == card.id
+    assert card.metrics["seed"] == recipe.seed == card.metrics["seeds"][0] == 0
 
 
 @each_card

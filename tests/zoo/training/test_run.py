@@ -12,6 +12,7 @@ import pytest
 from exports import tree
 
 import zoo
+from zoo.models.labels import find_data
 from zoo.training.recipes import Recipe
 
 RECIPE = Recipe(
@@ -196,7 +197,7 @@ def test_labels_of_a_published_model_keep_their_places(tmp_path):
     model = zoo.LeNet5(weights="mnist")
     zoo.train(model, tmp_path / "x.npz", recipe, verbose=0)
     assert zoo.evaluate(model, tmp_path / "x.npz")["accuracy"] > 0.95
-    assert model.categories == tuple("0123456789")
+    assert find_data(model) == (tuple("0123456789"), "mnist")
     five = zoo.LeNet5(classes=5)
     with pytest.warns(UserWarning, match="5 classes for 2 labels"):
         zoo.train(five, tmp_path / "x.npz", recipe, verbose=0)
