@@ -39,7 +39,12 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
 
 
 def expand(path: str | os.PathLike[str]) -> pathlib.Path:
-    """Returns a path, with the home folder in place of a leading `~`."""
+    """Returns a local path, with the home folder in place of a leading `~`."""
+    if "://" in str(path):
+        raise ValueError(
+            "Paths must be local: copy the files from or to other places. "
+            f"Received: {str(path)!r}."
+        )
     return pathlib.Path(os.path.expanduser(path))
 
 

@@ -42,7 +42,6 @@ def describe_tiny(name):
     return DatasetInfo(
         name=name,
         version="1.2.0",
-        description="Small flags.",
         classes=("red", "green", "blue"),
         image_shape=(4, 5, 3),
         splits={"train": 25, "validation": 5, "train+validation": 30, "test": 5},

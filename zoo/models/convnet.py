@@ -61,11 +61,9 @@ def LeNet5(
     >>> zoo.LeNet5().count_params()
     61706
     """
-    if pooling_layer not in ("max", "average"):
-        raise ValueError(
-            "`pooling_layer` must be 'max' or 'average'. For the pooling of the last "
-            f"feature maps, use `pooling`. Received: pooling_layer={pooling_layer!r}."
-        )
+    expected = "'max' or 'average'; the last feature maps are pooled by `pooling`"
+    is_known = pooling_layer in ("max", "average")
+    check_argument(is_known, "pooling_layer", pooling_layer, expected)
     _check_pooling(pooling, include_top)
     blueprint = Blueprint.of("lenet5", locals())
     pool = layers.MaxPooling2D if pooling_layer == "max" else layers.AveragePooling2D
@@ -115,13 +113,8 @@ def ConvNet(
         dense_units: Integer. Units of the hidden dense layer. Defaults to 128.
         activation: String or function. Hidden activation. Defaults to `"relu"`.
         dropout: Float. Fraction of the dense layers' inputs dropped. Defaults to 0.3.
-        include_top: Boolean. Include the MLP. If `False`, the output is the feature
-            maps, `(n, 3, 3, 128)` for 28x28 images, and height and width may be `None`.
-            Defaults to `True`.
-        input_shape: Tuple. Shape of an image in Keras' image data format, at least 8x8
-            pixels. Defaults to 28x28 gray images in either format.
-        pooling: `"avg"`, `"max"` or `None`. With `include_top=False`, global pooling of
-            the last feature maps to `(n, channels)`. Defaults to `None`.
+        include_top, input_shape, pooling: As in `zoo.LeNet5`, with images of at least
+            8x8 pixels, and feature maps `(n, 3, 3, 128)` for 28x28 images.
         weights, input_tensor, classes, classifier_activation, include_preprocessing,
             name: As in `zoo.ShallowMLP`.
 

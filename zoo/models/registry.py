@@ -58,7 +58,7 @@ def create(name: str, /, **arguments: Any) -> "keras.Model":
         **arguments: Arguments of the builder.
 
     Raises:
-        ValueError: If the model or its weights are unknown, or given twice.
+        ValueError: If the model or its weights are unknown.
 
     Example:
 
@@ -67,12 +67,7 @@ def create(name: str, /, **arguments: Any) -> "keras.Model":
     """
     model, dot, weights = str(name).partition(".")
     if dot:
-        if "weights" in arguments:
-            raise ValueError(
-                f"The name {name!r} has weights. Leave out `weights`, or pass the name "
-                f"{model!r}. Received: weights={arguments['weights']!r}."
-            )
-        arguments["weights"] = weights
+        return builder(model)(weights=weights, **arguments)
     return builder(model)(**arguments)
 
 

@@ -90,14 +90,12 @@ def compare(
     others = [e for e in models if not isinstance(e, Report) and e not in trained]
     names = [getattr(entry, "name", entry) for entry in others]
     if len(names) > len(set(names)):  # Their rows and folders would be the same.
-        message = "Models to train need different names: build them with `name`."
-        raise ValueError(f"{message} Received: models={names}.")
+        raise ValueError(f"Models to train need different names. Received: {names}.")
     # Errors in names and data are found before hours of training.
     load_examples(tested_data, **tested)
     opened = {str(entry): load_model(entry) for entry in trained}
     runs = [e.output_dir for e in models if isinstance(e, Report) and e.output_dir]
-    seen = [str(e) for e in trained + runs if has_seen(e, tested_data, split)]
-    if seen:
+    if seen := [str(e) for e in trained + runs if has_seen(e, tested_data, split)]:
         warnings.warn(
             "Models are evaluated on images that they were trained on. Use others, "
             f"e.g. a test split. Received: split={split!r} for {', '.join(seen)}.",

@@ -27,6 +27,7 @@ from zoo.files import expand
 from zoo.models.inspection import takes_raw_pixels
 from zoo.models.labels import describe_data, find_data
 from zoo.models.registry import check_name, create, get_weights
+from zoo.training import run_folder
 from zoo.training.batches import (
     TrainingBatches,
     as_input,
@@ -42,13 +43,6 @@ from zoo.training.recipes import (
     default_recipe,
     has_soft_targets,
     load_recipe,
-)
-from zoo.training.run_folder import (
-    check_output_dir,
-    completing_files,
-    describe,
-    save_model,
-    start_folder,
 )
 from zoo.training.speed import describe_engine, tell_about_onednn
 
@@ -165,7 +159,7 @@ def train(
     >>> sorted(report.history)
     ['accuracy', 'loss', 'val_accuracy', 'val_loss']
     """
-    folder = check_output_dir(output_dir, resume)
+    folder = run_folder.check_output_dir(output_dir, resume)
     scope = _strategy_scope(model)
     given = {"seed": seed, "epochs": epochs, "batch_size": batch_size}
     completed = _complete_recipe(recipe, model, data, given)
@@ -173,7 +167,7 @@ def train(
     examples, validation = load_training_data(data, split, validation_data, **options)
     completed = _check_augmentation(completed, examples, is_default=recipe is None)
     batches = make_batches(examples, completed)
-    description = describe(model, data, completed, split)
+    description = run_folder.describe(model, data, completed, split)
     with scope:
         model = _build(model, examples, validation, completed)
         compile_model(model, completed, batches.steps_per_epoch, from_logits)
@@ -198,13 +192,13 @@ def train(
             description={**description, "data": examples.checksum()},
         )
         if folder and not checkpoint.has_checkpoint():
-            start_folder(folder, description, data, examples)
+            run_folder.start_folder(folder, description, data, examples)
         hooks.append(checkpoint)
     started = time.perf_counter()
-    with completing_files(hooks):
+    with run_folder.completing_files(hooks):
         history = _fit(model, batches, validation, completed, hooks, verbose)
     seconds = time.perf_counter() - started
-    save_model(model, folder)
+    run_folder.save_model(model, folder)
     return Report(model, completed, history, seconds, folder, recorder)
 
 

@@ -171,7 +171,7 @@ def test_base_is_a_version_or_no_local_folder(folder):
     before = tree(folder.parent)
     with pytest.raises(ValueError, match=f"Did you mean {str(folder.parent)!r}"):
         export(vector(), folder)
-    with pytest.raises(ValueError, match="must be a local folder"):
+    with pytest.raises(ValueError, match=r"Paths must be local.*'gs://bucket/model'"):
         export(vector(), "gs://bucket/model")
     assert tree(folder.parent) == before
     assert not pathlib.Path("gs:").exists()

@@ -11,11 +11,14 @@ def test_models_are_trained_by_one_recipe_or_taken(tmp_path):
     scaled = [keras.layers.Rescaling(1 / 255), keras.layers.Flatten()]
     own = keras.Sequential([*scaled, keras.layers.Dense(10)], name="own")
     recipe = zoo.Recipe("shallow_mlp", "mnist", arguments={"hidden_units": 8})
-    report = zoo.train("shallow_mlp", "digits-sample", recipe, epochs=1, verbose=0)
+    fit = {"epochs": 1, "verbose": 0}
+    folder = {"output_dir": tmp_path}
+    report = zoo.train("shallow_mlp", "digits-sample", recipe, **fit, **folder)
     models = ["shallow_mlp", own, report, "lenet5.mnist"]
-    options = {"epochs": 1, "verbose": 0, "detailed": True}
     with pytest.warns(UserWarning, match="split='validation' for lenet5.mnist"):
-        table = zoo.compare(models, "digits-sample", recipe, **options)
+        table = zoo.compare(models, "digits-sample", recipe, **fit, detailed=True)
+    with pytest.warns(UserWarning, match=f"split='train' for {tmp_path}"):
+        zoo.compare([report], "digits-sample", split="train")
     names = [row["model"] for row in table]
     assert names == ["shallow_mlp", "own", "shallow_mlp", "lenet5.mnist"]
     # The same recipe and seed, so the same weights.
