@@ -186,6 +186,7 @@ def test_a_bad_image_is_found_at_the_step_that_met_it(images):
     assert np.isnan(gradients.global_norm[1:]).all()
 
 
+@pytest.mark.endurance
 def test_underflow_in_a_very_deep_net_is_vanishing_not_dead(images):
     model = mlp(100, "sigmoid", units=8)
     (finding,) = record(model, "sgd", images, epochs=1).diagnose()
@@ -272,9 +273,8 @@ def test_a_diagnosis_needs_gradients_and_thresholds_above_one():
 
 # With more seeds, a threshold that healthy runs often cross is noticed.
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="uses zoo.train")
-@pytest.mark.parametrize(
-    "seed", [0, *(pytest.param(s, marks=pytest.mark.endurance) for s in (1, 2))]
-)
+@pytest.mark.endurance
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("name", zoo.list_models())
 def test_the_default_models_have_no_finding(name, seed):
     images, labels = zoo.load_dataset("digits-sample", as_="numpy")

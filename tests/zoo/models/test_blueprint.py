@@ -1,5 +1,6 @@
 """The arguments that all builders share, for every model."""
 
+import itertools
 import pathlib
 
 import h5py
@@ -328,8 +329,13 @@ def test_models_share_a_graph():
     assert pooled.get_layer("avg_conv1")
 
 
-@each_model
-@pytest.mark.parametrize("file", ["own.weights.h5", "own.keras", "whole.h5", "bare.h5"])
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        *itertools.product(MODELS, ["own.weights.h5", "own.keras"]),
+        *itertools.product(["deep_mlp", "lenet5"], ["whole.h5", "bare.h5"]),
+    ],
+)
 def test_published_weights_in_an_own_file(name, file, tmp_path):
     """Labels and architecture are those of the weights, with and without prefixes."""
     forms = [{}, {"input_tensor": keras.Input((28, 28, 1)), "name": "a_b"}]
