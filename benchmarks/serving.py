@@ -3,11 +3,12 @@
     export PYTHONPATH=tests/helpers
     taskset --cpu-list 0 python benchmarks/serving.py [--rounds 300] [--model ...]
 
-Runs in one process on one core, so that every runtime has one thread. "C API" is how TF
-Serving runs a SavedModel. Candidates take turns in random order. Batch 1 and 128 are
-the medians over all rounds, with quartiles, of the ratio to `model.export` in the C
-API. `load` is the median ratio of the load times, warm-up included. `first` is the
-first answer after the load, in multiples of the candidate's median at batch 1.
+Runs in one process on one core, so that every runtime has one thread. "C API" is that
+of TensorFlow, which runs the same session as TF Serving. Candidates take turns in
+random order. Batch 1 and 128 are the medians over all rounds, with quartiles, of the
+ratio to `model.export` in the C API. `load` is the median ratio of the load times,
+warm-up included. `first` is the first answer after the load, in multiples of the
+candidate's median at batch 1.
 """
 
 import argparse

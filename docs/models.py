@@ -84,7 +84,8 @@ def measures(card: zoo.Weights) -> Iterable[str]:
             yield table([title, *amounts], row)
     if "redrawn" in metrics:
         drawn = dict(metrics["redrawn"])
-        yield f"Accuracy on {drawn.pop('digits'):,} digits as people draw them:\n"
+        count = drawn.pop("digits")
+        yield f"Accuracy on {count:,} test digits, redrawn in the styles of drawings:\n"
         yield table(list(drawn), [f"{value:.1%}" for value in drawn.values()])
     if norms := card.training.get("gradient_norms"):
         rows = [[f"`{x}`", f"{y[0]:.1e}", f"{y[-1]:.1e}"] for x, y in norms.items()]
@@ -93,7 +94,7 @@ def measures(card: zoo.Weights) -> Iterable[str]:
 
 
 def weights_section(card: zoo.Weights) -> str:
-    """Returns the section of a published weight."""
+    """Returns the section of published weights."""
     metrics, training, data = card.metrics, card.training, card.data
     facts = [
         f"Test accuracy: {metrics['accuracy']:.2%}.",
@@ -115,7 +116,8 @@ def weights_section(card: zoo.Weights) -> str:
         *measures(card),
         "### Retrain\n",
         f"```sh\n{card.command}\n```\n",
-        "This trains and evaluates every seed with the recipe of the card:\n",
+        "This trains and evaluates every seed with this recipe, and replaces the "
+        "published files:\n",
         f"```json\n{json.dumps(card.recipe, indent=2)}\n```\n",
     ]
     return "\n".join(parts)

@@ -27,9 +27,9 @@ class GradientNorms(RecordViews, keras.callbacks.Callback):
     every optimizer call, for any model, train step and `steps_per_execution`. Under
     mixed precision they are divided by the loss scale. No gradient is computed twice,
     and the final weights are bit-identical to those of a run without the callback.
-    (Two exceptions are known: if the optimizer clips norms, XLA on the JAX backend may
-    round the last bit of a gradient differently. And the callback compiles the train
-    step again, so it sees what changed since, such as `trainable`, without `compile`.)
+    There are two exceptions. If the optimizer clips norms, XLA on the JAX backend may
+    round the last bit of a gradient differently. And the callback traces the train step
+    again: a layer frozen since then is frozen, while Keras alone needs `compile`.
 
     Layers are named by their path in the model, in order from the input to the output,
     variables by that path and their own name: `encoder/dense`, `encoder/dense/kernel`.

@@ -28,7 +28,7 @@ WIDTH = 100
 
 
 def build(activation, depth):
-    """Builds a plain net: no normalization, no residual paths."""
+    """Builds a plain net: no normalization, no residual connections."""
     keras.utils.set_random_seed(0)
     plain = {"normalization": None, "residual": False, "name": activation}
     return zoo.DeepMLP((WIDTH,) * depth, activation=activation, **plain)
@@ -64,8 +64,8 @@ print(norms.diagnose())
 assert norms.diagnose()[0].kind == "vanishing"
 
 # %% [markdown]
-# Lesson 3 explains these remedies. It calls `kernel_initializer="he_normal"` *He's
-# weights*.
+# Lesson 3 explains these remedies. `kernel_initializer="he_normal"` is called *He
+# initialization* there.
 #
 # ## The chain rule, layer by layer
 #
@@ -408,4 +408,4 @@ plt.show()
 # The factor depends on the weights and on the slope of the activation. The slope
 # depends on the size of the pre-activations. All of them can be changed. A residual
 # path even leads the gradient around a layer. Lesson 3 compares these tricks:
-# initialization, activation, normalization, and residual paths.
+# initialization, activation, normalization, and residual connections.

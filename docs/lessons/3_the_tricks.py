@@ -4,7 +4,7 @@
 # Lesson 2 showed why deep sigmoid nets did not learn: on its way back from the output
 # to the input, the gradient is multiplied by a small factor in every layer. Four tricks
 # change this factor: a better initialization, another activation, normalization, and
-# residual paths. This lesson derives each of them, checks the derivation by
+# residual connections. This lesson derives each of them, checks the derivation by
 # measurement, and adds them to a deep sigmoid net one at a time, until it is the
 # `DeepMLP` of the zoo.
 #
@@ -147,21 +147,21 @@ for activation, (_, _, square) in ACTIVATIONS.items():
         )
 
 # %% [markdown]
-# With ReLU, Glorot's weights are too small by a factor of `sqrt(2)` per layer, and He's
-# are right.
+# With ReLU, the weights of the Glorot initialization are too small by a factor of
+# `sqrt(2)` per layer, and those of the He initialization are right.
 #
-# With tanh, Glorot's weights lose a part of the norm in the first layers, where the
-# signal is large and the slope is below 1. (In lesson 2, the signal is smaller, so less
-# of the norm is lost.) In ten layers, He's weights look better. The next table shows
-# deeper nets. With Glorot's weights, the signal shrinks from layer to layer, and the
-# factor approaches 1. With He's weights, the factor stays above 1, and the gradient
-# explodes.
+# With tanh and Glorot initialization, a part of the norm is lost in the first layers,
+# where the signal is large and the slope is below 1. (In lesson 2, the signal is
+# smaller, so less of the norm is lost.) In ten layers, He initialization looks better.
+# The next table shows deeper nets. With Glorot initialization, the signal shrinks from
+# layer to layer, and the factor approaches 1. With He initialization, the factor stays
+# above 1, and the gradient explodes.
 #
-# The sigmoid has no good initializer here. Even with He's weights, each layer divides
-# the norm by about 3. With weights of variance `16 / units`, the factor would be 1 if
-# all `z` were near 0. But the outputs of sigmoids are all positive, so such weights
-# push the next `z` far from 0, where the slope is small. The last line of the table
-# shows the result.
+# The sigmoid has no good initializer here. Even with He initialization, each layer
+# divides the norm by about 3. With weights of variance `16 / units`, the factor would
+# be 1 if all `z` were near 0. But the outputs of sigmoids are all positive, so such
+# weights push the next `z` far from 0, where the slope is small. The last line of the
+# table shows the result.
 
 # %%
 print("tanh     factor per layer: Glorot     He   in all layers: Glorot      He")
@@ -245,13 +245,13 @@ for normalize in (batch_norm, layer_norm):
     print(f"{normalize.name}: weights times {c:.0f}, gradient divided by {ratio:.3f}")
 
 # %% [markdown]
-# ## Residual paths
+# ## Residual connections
 #
 # A residual block adds its input to the output of its layers: `y = x + f(x)` ([He et
 # al., 2016](https://arxiv.org/abs/1512.03385)). In `DeepMLP`, `f` is a dense layer,
-# then the normalization, then the activation. The first layer has no residual path,
-# because its input has another size. By the chain rule, its Jacobian, the matrix of all
-# derivatives of `y` with respect to `x`, is
+# then the normalization, then the activation. The first layer has no residual
+# connection, because its input has another size. By the chain rule, its Jacobian, the
+# matrix of all derivatives of `y` with respect to `x`, is
 #
 # `identity + jacobian of f`
 #
@@ -305,13 +305,13 @@ STEPS = {
         "normalization": None,
         "residual": False,
     },
-    "+ Glorot's weights": {"kernel_initializer": "glorot_uniform"},
+    "+ Glorot initialization": {"kernel_initializer": "glorot_uniform"},
     "+ tanh": {"activation": "tanh"},
     "+ ReLU": {"activation": "relu"},
-    "+ He's weights": {"kernel_initializer": "he_normal"},
+    "+ He initialization": {"kernel_initializer": "he_normal"},
     "+ layer normalization": {"normalization": "layer"},
     "+ batch instead of layer norm.": {"normalization": "batch"},
-    "+ residual paths": {"residual": True},
+    "+ residual connections": {"residual": True},
     "+ fewer, wider layers: DeepMLP()": {"hidden_units": (384,) * 6},
 }
 
@@ -352,21 +352,21 @@ print(
 # %%
 # Each panel begins with the last net of the panel before.
 PANELS = {
-    "Glorot's weights suit tanh;\nHe's weights suit ReLU": {
+    "Glorot initialization suits tanh;\nHe initialization suits ReLU": {
         "sigmoid, classical weights": ("#000000", "o", "-"),
-        "+ Glorot's weights": ("#E69F00", "s", "-"),
+        "+ Glorot initialization": ("#E69F00", "s", "-"),
         "+ tanh": ("#CC79A7", "^", "--"),
         "+ ReLU": ("#D55E00", "v", "-"),
-        "+ He's weights": ("#009E73", "D", "-"),
+        "+ He initialization": ("#009E73", "D", "-"),
     },
     "Layer normalization keeps the line flat;\nbatch normalization does not": {
-        "+ He's weights": ("#009E73", "D", "-"),
+        "+ He initialization": ("#009E73", "D", "-"),
         "+ layer normalization": ("#777777", "<", "-."),
         "+ batch instead of layer norm.": ("#56B4E9", "P", "--"),
     },
-    "Residual paths limit the growth": {
+    "Residual connections limit the growth": {
         "+ batch instead of layer norm.": ("#56B4E9", "P", "--"),
-        "+ residual paths": ("#0072B2", "X", "-"),
+        "+ residual connections": ("#0072B2", "X", "-"),
         "+ fewer, wider layers: DeepMLP()": ("#000000", "o", ":"),
     },
 }
@@ -376,7 +376,7 @@ for axis, (title, nets) in zip(axes, PANELS.items(), strict=True):
         profile = profiles[name]
         hidden = range(1, len(profile) + 1)
         style = {"color": color, "marker": marker, "ms": 5, "label": name}
-        on_top = 3 if name == "+ tanh" else 2  # It covers the line of He's weights.
+        on_top = 3 if name == "+ tanh" else 2  # It covers another line.
         axis.plot(hidden, profile, line, **style, zorder=on_top)
     axis.set(
         title=title,
@@ -393,11 +393,11 @@ for axis in axes[1:]:
 plt.show()
 
 # %% [markdown]
-# For the net with ReLU and Glorot's weights, the next lines separate the gradient of
-# the weights from that of the biases.
+# For the net with ReLU and Glorot initialization, the next lines separate the gradient
+# of the weights from that of the biases.
 
 # %%
-print("ReLU, Glorot's weights: norm of the gradient of the")
+print("ReLU, Glorot initialization: norm of the gradient of the")
 variables = records["+ ReLU"].variables
 for i in (1, 10, 20):
     weights, biases = (variables[f"dense{i}/{name}"][0] for name in ("kernel", "bias"))
@@ -409,22 +409,21 @@ assert biases > 100 * weights
 # Read the rows in order:
 #
 # - **Sigmoid.** The norm falls by many orders of magnitude, and the accuracy is that of
-#   a guess. Glorot's weights help, but the slope of the sigmoid remains.
-# - **Tanh** with Glorot's weights is the remedy of 2010. The line is flat.
-# - **ReLU** with Glorot's weights is a step back in a net this deep. The gradient of a
-#   layer's weights is `a.T @ error`, the product of its input and its error. The signal
-#   shrinks on its way forward, the error on its way back. In the first layers the error
-#   is small, in the last layers the signal, so all gradients of weights are small. The
-#   gradient of a bias is the sum of the errors, without the signal: in the last layers,
-#   it is larger. So look at the norm itself, not only at the ratio.
-# - **He's weights** raise the whole line.
+#   a guess. Glorot initialization helps, but the slope of the sigmoid remains.
+# - **Tanh** with Glorot initialization is the remedy of 2010. The line is flat.
+# - **ReLU** with Glorot initialization is a step back in a net this deep. The gradient
+#   of a layer's weights is `a.T @ error`, the product of its input and its error. The
+#   signal shrinks on its way forward, the error on its way back. In the first layers
+#   the error is small, in the last layers the signal, so all gradients of weights are
+#   small. The gradient of a bias is the sum of the errors, without the signal: in the
+#   last layers, it is larger. So look at the norm itself, not only at the ratio.
+# - **He initialization** raises the whole line.
 # - **Layer normalization** keeps the line flat.
 # - **Batch normalization** makes the gradient *grow* toward the input. The next section
-#   explains the growth. The accuracy falls, also on the training images. The size of
-#   the gradient alone does not explain this, because Adam divides by it. This lesson
-#   does not examine the cause.
-# - **Residual paths** limit this growth. The input of a block is the sum of the outputs
-#   of all earlier blocks, so in the deeper layers one more block changes it little.
+#   explains the growth. The accuracy falls, also on the training images.
+# - **Residual connections** limit this growth. The input of a block is the sum of the
+#   outputs of all earlier blocks, so in the deeper layers one more block changes it
+#   little.
 # - **Fewer, wider layers** complete the net. It has more parameters, and a shorter way
 #   from the loss to the input.
 #
@@ -448,8 +447,8 @@ assert biases > 100 * weights
 #
 # for large batches and wide layers ([Yang et al.,
 # 2019](https://arxiv.org/abs/1902.08129)). It is larger than 1 for any weights. In a
-# deep ReLU net with batch normalization and no residual paths, the gradient explodes at
-# initialization.
+# deep ReLU net with batch normalization and no residual connections, the gradient
+# explodes at initialization.
 
 # %%
 normalized = np.maximum(rng.normal(size=1_000_000), 0)
@@ -465,10 +464,11 @@ def growth(name):
     return (profile[1] / profile[-1]) ** (1 / (len(profile) - 2))
 
 
-without, residual = growth("+ batch instead of layer norm."), growth("+ residual paths")
+without = growth("+ batch instead of layer norm.")
+residual = growth("+ residual connections")
 predicted = np.sqrt(np.pi / (np.pi - 1))
 print(f"growth of the norm per layer, predicted: {predicted:.3f}")
-print(f"measured: {without:.3f}; with residual paths: {residual:.3f}")
+print(f"measured: {without:.3f}; with residual connections: {residual:.3f}")
 assert np.isclose(without, predicted, rtol=0.1)
 assert residual < without
 

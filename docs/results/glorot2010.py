@@ -1,4 +1,4 @@
-"""Reproduces the gradients of Glorot and Bengio, 2010, in full.
+"""Repeats the experiments on gradients of Glorot and Bengio, 2010, on MNIST.
 
 Initializes an MLP of five tanh layers of 1,000 units as the paper does, by the standard
 and by the normalized heuristic. Measures the gradients at initialization against the

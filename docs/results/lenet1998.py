@@ -1,4 +1,4 @@
-"""Trains LeNet-5 as printed in 1998 on MNIST, without and with distorted images.
+"""Trains LeNet-5 as in the paper of 1998 on MNIST, without and with distorted images.
 
 The number of epochs is chosen on the 10,000 validation images. The chosen network is
 then trained on all 60,000 training images, and the test images are read once. A run

@@ -1,4 +1,4 @@
-"""TensorFlow's C API, with which TF Serving, too, runs SavedModels.
+"""TensorFlow's C API, which runs the same session as TF Serving.
 
     python capi.py FOLDER < REQUESTS > ANSWERS
 

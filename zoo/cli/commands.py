@@ -38,7 +38,7 @@ def common(
     ] = False,
     version: Annotated[bool, Option("--version", help="Print the version.")] = False,
 ) -> None:
-    # On CPUs without AVX-512, TensorFlow leaves its fastest convolutions off.
+    # On CPUs without VNNI, BF16 or AMX, TensorFlow leaves oneDNN off.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     if not debug:
         terminal.be_quiet()

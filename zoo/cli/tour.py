@@ -46,7 +46,7 @@ def run(
     print(
         "zoo list                          the models and their weights\n"
         "zoo info lenet5.mnist             a card: data, recipe, accuracy\n"
-        "zoo predict digit.png             the label of an image\n"
+        "zoo predict IMAGE                 the label of an image file\n"
         "zoo train lenet5 --data digits-sample --epochs 5 --gradient-norms\n"
         "python -c 'import zoo; zoo.LeNet5(weights=\"mnist\").summary()'"
     )

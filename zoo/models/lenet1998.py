@@ -1,4 +1,4 @@
-"""LeNet-5 as printed in 1998, with the layers that Keras does not have."""
+"""LeNet-5 as in the paper of 1998, with the layers that Keras does not have."""
 
 from typing import Any
 
@@ -43,7 +43,7 @@ def LeNet1998(
     include_preprocessing: bool = True,
     name: str = "lenet1998",
 ) -> keras.Model:
-    """Builds LeNet-5 as printed: 60,000 trainable parameters, 340,908 connections.
+    """Builds LeNet-5 as in the paper: 60,000 trainable parameters, 340,908 connections.
 
     The layers have the names of the paper. A unit of S2 and S4 adds four inputs,
     multiplies the sum by a coefficient of its map and adds a bias, both trained. C3

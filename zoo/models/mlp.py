@@ -101,8 +101,8 @@ def DeepMLP(
 ) -> keras.Model:
     """Builds a multilayer perceptron with many hidden layers.
 
-    Without normalization and residual paths, the gradient of a sigmoid net vanishes:
-    the slope of a sigmoid is at most 1/4, and the first layers hardly learn.
+    Without normalization and residual connections, the gradient of a sigmoid net
+    vanishes: the slope of a sigmoid is at most 1/4, and the first layers hardly learn.
 
     Reference:
     - [Glorot and Bengio, 2010](https://proceedings.mlr.press/v9/glorot10a.html):
@@ -111,13 +111,13 @@ def DeepMLP(
     - [Klambauer et al., 2017](https://arxiv.org/abs/1706.02515): SELU.
     - [Ioffe and Szegedy, 2015](https://arxiv.org/abs/1502.03167): batch normalization.
     - [Ba et al., 2016](https://arxiv.org/abs/1607.06450): layer normalization.
-    - [He et al., 2016](https://arxiv.org/abs/1512.03385): residual paths.
+    - [He et al., 2016](https://arxiv.org/abs/1512.03385): residual connections.
 
     Args:
         hidden_units: Sequence of 1 to 100 integers. Defaults to six layers of 384.
         activation: String or function. Hidden activation. Defaults to `"relu"`.
         kernel_initializer: String or Keras initializer. Defaults to `None`, chosen to
-            suit the activation: He for ReLU and its kin, LeCun for SELU, else Glorot.
+            suit the activation: He for ReLU-like ones, LeCun for SELU, else Glorot.
         normalization: `"batch"`, `"layer"` or `None`. Defaults to `"batch"`.
         residual: Boolean. Add the input of each hidden layer to its output, where both
             have the same number of units. Defaults to `True`.

@@ -29,7 +29,9 @@ TRAINING_ARGUMENTS = ("dropout", "kernel_initializer")
 
 
 def list_models(pattern: str = "*", weights: str | None = None) -> list[str]:
-    """Lists the names of the models, from the simplest to the most modern.
+    """Lists the models that `create` builds, from the simplest to the most modern.
+
+    `zoo.LeNet1998`, which has no published weights, is not among them.
 
     Args:
         pattern: String. Keeps the names that match, as in `fnmatch`, e.g. `"*mlp"`.
@@ -118,7 +120,7 @@ def list_weights(model: str = "*", dataset: str = "*") -> list[Weights]:
 
 
 def get_weights(model: str, name: str | None = None) -> Weights:
-    """Returns a published weight.
+    """Returns the card of published weights.
 
     Args:
         model: String. Name of the model, or a full name such as `"lenet5.mnist"`.

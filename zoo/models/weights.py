@@ -26,7 +26,7 @@ PUBLISHED = pathlib.Path(__file__).parents[1] / "published"
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Weights:
-    """The card of a published weight.
+    """The card of published weights.
 
     Attributes:
         model: String. Name of the model, e.g. `"lenet5"`.
@@ -131,7 +131,7 @@ def published() -> tuple[Weights, ...]:
 
 
 def find(model: str, name: str) -> Weights:
-    """Finds a published weight of a model, or raises a `ValueError`.
+    """Finds published weights of a model, or raises a `ValueError`.
 
     `"mnist"` is the newest version of `"mnist.v1"`, `"mnist.v2"`... The name of the
     model may come first: `"lenet5.mnist"`.

@@ -43,7 +43,7 @@ class Client:
 
     Args:
         url: String. `"http://host:8501"` or `"https://..."` for REST,
-            `"grpc://host:8500"` or `"grpcs://..."` for gRPC, which is faster.
+            `"grpc://host:8500"` or `"grpcs://..."` for gRPC.
         model: String. Name of the model on the server.
         version: Integer. Defaults to the newest version on the server.
         batch_size: Integer. Images per request. Defaults to 64.

@@ -185,7 +185,7 @@ def _write(
         command += "".join(f" --seed {seed}" for seed in metrics["seeds"])
     run = read_run(folder)
     outputs = model.predict(golden_images(info.image_shape), verbose=0)
-    # The card is moved into place last: without it, a weight is not listed.
+    # The card is moved into place last: without it, the weights are not listed.
     with (
         atomic_write(PUBLISHED / f"{spec.id}.json") as card_file,
         atomic_write(PUBLISHED / f"{spec.id}.weights.h5") as weights_file,

@@ -33,7 +33,7 @@ def choose_jit(model: keras.Model, steps: int) -> bool | str:
 def uses_onednn() -> bool:
     """Returns `True` if TensorFlow runs its convolutions with oneDNN.
 
-    By default, TensorFlow does so on CPUs with AVX-512 alone.
+    By default, TensorFlow does so only on CPUs with VNNI, BF16 or AMX.
     """
     from tensorflow.python.util import _pywrap_util_port as port
 
