@@ -57,8 +57,11 @@ def find_randomness(iterator: Any) -> list[str]:
         reshuffles = getattr(dataset, "_reshuffle_each_iteration", False) is not False
         if not is_seeded or (reshuffles and not is_endless):
             found.append("Dataset.shuffle")
+        in_order = dataset.options().deterministic is not False
+        if not in_order or getattr(dataset, "_deterministic", "") == "false":
+            found.append("deterministic=False")
         for function in dataset._functions():
             types = {op.type for op in function.function.graph.get_operations()}
             # Keras' random generators assign their state.
             found += [t for t in types if t.startswith(("Assign", "Random", "Rng"))]
-    return sorted(found)
+    return sorted(set(found))

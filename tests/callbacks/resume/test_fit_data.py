@@ -43,6 +43,10 @@ def noisy():
     return dataset().batch(4).map(lambda x, y: (x + tf.random.normal((8,)), y))
 
 
+def unordered():
+    return dataset().batch(4).map(lambda *xy: xy, 2, deterministic=False)
+
+
 def loader():
     data = pytest.importorskip("torch.utils.data")
     return data.DataLoader(list(zip(X, Y, strict=True)), batch_size=4, shuffle=True)
@@ -98,6 +102,7 @@ def test_endless_data(make, tmp_path):
         (lambda: (Changing(),), False, "Changing.on_epoch_end"),
         (lambda: (shuffled(seed=1),), False, "Dataset.shuffle"),
         (lambda: (noisy(),), False, "RandomStandardNormal"),
+        (lambda: (unordered(),), False, "deterministic=False"),
         (lambda: (loader(),), False, "RandomSampler"),
     ],
 )
