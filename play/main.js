@@ -143,7 +143,7 @@ async function addOwn(event) {
 
 function listen(examples) {
   let next = 0;
-  for (const name of ["undo", "clear", "example"]) byId(name).disabled = false;
+  for (const name of ["undo", "clear", "example", "own"]) byId(name).disabled = false;
   byId("undo").addEventListener("click", (event) => pad.undo(event));
   byId("clear").addEventListener("click", (event) => pad.clear(event));
   byId("example").addEventListener("click", (event) => {

@@ -1,9 +1,10 @@
 // The models of the page: files of `zoo.export(..., format="onnx")`.
 
-import * as ort from "./runtime/ort.mjs";
+let ort; // It is imported late, so that the page can tell if it is missing.
 
 /** Starts ONNX Runtime on one thread, for which a server needs no special headers. */
 export async function startRuntime() {
+  ort = await import("./runtime/ort.mjs");
   const { body } = await load("runtime/ort.wasm.gzip");
   const binary = body.pipeThrough(new DecompressionStream("gzip"));
   ort.env.wasm.numThreads = 1;

@@ -18,7 +18,7 @@ from zoo.data.catalog import (
     Splits,
 )
 from zoo.data.preparation import decoded_file, load_splits
-from zoo.errors import check_argument, require, suggest
+from zoo.errors import check_argument, check_size, require, suggest
 from zoo.files import expand
 
 
@@ -86,6 +86,8 @@ def load_dataset(
             "NumPy arrays are not batched. Omit `batch_size` or pass as_='tf.data'. "
             f"Received: batch_size={batch_size!r}."
         )
+    if batch_size is not None:
+        batch_size = check_size("batch_size", batch_size)
     info = dataset_info(name)
     if split not in info.splits:
         source = " Its images are among the training images of MNIST."

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -228,7 +229,10 @@ def _collect(data: Any) -> tuple[np.ndarray, ...]:
             f"or `PyDataset` of (images, labels). Received: data={repr(data)[:200]} "
             f"(of type {type(data).__name__})."
         )
-    return tuple(map(np.concatenate, zip(*batches, strict=True)))
+    # The shapes of single images may be unknown to TensorFlow.
+    are_single = bool(batches) and np.ndim(batches[0][-1]) == 0
+    join: Any = np.stack if are_single else np.concatenate
+    return tuple(map(join, zip(*batches, strict=True)))
 
 
 @contextlib.contextmanager
@@ -320,7 +324,11 @@ def _read_folder(
             "validation and test that hold these. Received: "
             f"data={str(folder)!r} with the classes {list(names)}, split={split!r}."
         )
-    files = [(file, path.name) for path in classes for file in find_images(path)[0]]
+    found = [(path.name, *find_images(path)) for path in classes]
+    if others := sum(count for *_, count in found):
+        message = f"Files of types that are not read as images: {others}."
+        warnings.warn(f"{message} Received: data={str(folder)!r}.", stacklevel=4)
+    files = [(file, name) for name, images, _ in found for file in images]
     images = np.stack([read_image(file, shape, form) for file, _ in files])
     labels = np.array([names.index(name) for _, name in files])
     return LabeledImages(images, labels, names, form)

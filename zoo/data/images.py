@@ -12,7 +12,8 @@ from PIL import Image, ImageDraw, ImageOps
 from zoo.data.normalization import fit
 from zoo.files import atomic_write, expand
 
-_SUFFIXES = ".png .jpg .jpeg .jfif .webp .bmp .tif .tiff .gif .heic .heif"
+_SUFFIXES = """.png .jpg .jpeg .jpe .jfif .jp2 .webp .avif .heic .heif .bmp .tif .tiff
+.gif .pbm .pgm .pnm .ppm"""
 IMAGE_SUFFIXES = tuple(_SUFFIXES.split())
 
 
@@ -35,7 +36,8 @@ def find_images(path: str | os.PathLike[str]) -> tuple[list[pathlib.Path], int]:
 
 def is_file_shape(shape: tuple[int | None, ...]) -> bool:
     """Returns `True` if image files can become pixels of this shape."""
-    return len(shape) > 1 and None not in shape and shape[2:] in ((), (1,), (3,))
+    is_fixed = all(isinstance(size, int) for size in shape)
+    return is_fixed and len(shape) > 1 and shape[2:] in ((), (1,), (3,))
 
 
 def read_image(

@@ -140,7 +140,7 @@ def _normalize_digit(rgba: Any, xp: Any) -> Any:
 def _normalize_clothing(rgba: Any, xp: Any) -> Any:
     """Shows an article on black, as in Fashion-MNIST: trimmed, centered, negative."""
     image, overview = _flatten(rgba, xp)
-    paper = _median_of_border(overview, xp)
+    paper = _median(_border(overview, xp), xp)
     difference = xp.max(xp.abs(image - paper), -1)
     box = full_box(difference, xp)
     for _ in range(2):
@@ -207,10 +207,11 @@ def _flatten(rgba: Any, xp: Any) -> tuple[Any, Any]:
 def _find_ink_color(overview: Any, xp: Any) -> tuple[Any, Any]:
     """Returns the color of the paper, and the direction from it to that of the ink.
 
-    Pixels that differ both from the paper and from the border around them are ink, and
-    not a shadow that the border shows, too.
+    Ink covers less than half of an image. Pixels that differ both from the paper and
+    from the border around them are ink, and not a shadow or a table that the border
+    shows, too.
     """
-    paper = _median_of_border(overview, xp)
+    paper = _median(xp.reshape(overview, (GRID * GRID, -1)), xp)
     around = per_channel(
         overview, lambda x: FROM_BORDER @ (x * ON_BORDER) @ FROM_BORDER, xp
     )
@@ -270,8 +271,8 @@ def _border(overview: Any, xp: Any) -> Any:
     return xp.take(xp.reshape(overview, (GRID * GRID, -1)), BORDER, axis=0)
 
 
-def _median_of_border(overview: Any, xp: Any) -> Any:
-    return xp.sort(_border(overview, xp), axis=0)[len(BORDER) // 2]
+def _median(colors: Any, xp: Any) -> Any:
+    return xp.sort(colors, axis=0)[colors.shape[0] // 2]
 
 
 def _gaussian(sigma: float) -> np.ndarray:

@@ -59,17 +59,24 @@ class ExportedModel:
         if len(batch) == 0:  # The graph rejects an empty batch.
             answer = self.predict(np.zeros((1, *batch.shape[1:]), batch.dtype))
             return {output: array[:0] for output, array in answer.items()}
+        if name == "serving_default" and not np.isfinite(batch).all():
+            raise ValueError("`images` holds NaN or infinity.")  # ONNX would not.
         try:
             answer = self._run(name, {argument: batch})
         except ValueError:
-            for i in range(len(batch) if name == "serving_bytes" else 0):
+            if name != "serving_bytes":
+                raise
+            # Large images may have too many pixels together.
+            answers = []
+            for i in range(len(batch)):
                 try:
-                    self._run(name, {argument: batch[i : i + 1]})
+                    answers.append(self._run(name, {argument: batch[i : i + 1]}))
                 except ValueError as error:
                     raise ValueError(
                         f"{str(error).rstrip('.')}. Received: {name_image(images, i)}."
                     ) from error
-            raise
+            parts = {output: [x[output] for x in answers] for output in answers[0]}
+            answer = {output: np.concatenate(part) for output, part in parts.items()}
         answer["label"] = np.array(self.labels)[answer["class_id"]]
         return answer
 

@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 
 from zoo.exporting.decoding import decode_images
+from zoo.models.inspection import layer_outputs
 
 
 def signature_functions(
@@ -77,7 +78,7 @@ def signature_functions(
 
 def _name_outputs(model: keras.Model, features: Sequence[str]) -> keras.Model:
     """Returns the same layers with plain tensors, from one input to outputs by name."""
-    outputs = {name: model.get_layer(name).output for name in features}
+    outputs = layer_outputs(model, features)
     # The model may take or return a dict.
     return keras.Model(model.inputs[0], outputs | {"probabilities": model.outputs[0]})
 

@@ -167,10 +167,10 @@ class Blueprint:
             if self.classifier_activation is not None:
                 options = {"dtype": "float32", "name": "predictions"}
                 x = layers.Activation(self.classifier_activation, **options)(x)
-        preceding: list[Any] = []  # The layers that lead to `input_tensor`.
+        preceding: list[Any] = []  # The operations that lead to `input_tensor`.
         if self.input_tensor is not None:
             sources = keras.utils.get_source_inputs(inputs)
-            preceding = keras.Model(sources, inputs).layers
+            preceding = keras.Model(sources, inputs).operations
             self._add_prefix(x, [*preceding])
             inputs = sources[0] if len(sources) == 1 else sources
         model = keras.Model(inputs, x, name=self.name)
@@ -209,10 +209,14 @@ class Blueprint:
         self._compare(read_config(path).get("config", {}), model)
         if self.card:
             is_known = self.include_top and not self.has_fresh_head
-            # Other layers before the model, or another size, change what it takes.
+            # Other operations before the model, or another size, change what it takes.
             expected = [d for d in self.card.input_shape if d > 1]
-            same_size = [d for d in self.input_shape if d != 1] == expected
-            form = self.card.normalization if same_size and len(preceding) < 2 else None
+            keeps_form = (
+                self.include_preprocessing
+                and [d for d in self.input_shape if d != 1] == expected
+                and all(isinstance(x, layers.InputLayer) for x in preceding)
+            )
+            form = self.card.normalization if keeps_form else None
             describe_data(model, self.card.categories if is_known else None, form)
 
     def _compare(self, config: dict[str, Any], model: keras.Model) -> None:

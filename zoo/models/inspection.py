@@ -52,8 +52,26 @@ def features(model: keras.Model, layers: Sequence[str] | None = None) -> keras.M
                 f"The model {model.name!r} has no layer {name!r}. "
                 f"{suggest(str(name), available)} Received: layers={layers!r}."
             )
-    outputs = {name: model.get_layer(name).output for name in wanted}
+    outputs = layer_outputs(model, wanted)
     return keras.Model(inputs, outputs, name=f"{model.name}_features")
+
+
+def layer_outputs(model: keras.Model, names: Sequence[str]) -> dict[str, Any]:
+    """Returns the outputs of layers by name, as they are called in this model.
+
+    A layer that other models share has an output in each of them.
+    """
+    found: dict[str, list[Any]] = {name: [] for name in names}
+    for nodes in _functional(model)._nodes_by_depth.values():
+        for node in nodes:
+            found.get(node.operation.name, []).append(node.outputs)
+    for name, calls in found.items():
+        if len(calls) > 1:
+            raise ValueError(
+                "A layer that is called several times has no single output. "
+                f"Received: layer={name!r} of the model {model.name!r}."
+            )
+    return {x: y[0] if len(y) == 1 else y for x, [y] in found.items()}
 
 
 def preprocess_input(x: Any, data_format: str | None = None) -> Any:

@@ -53,14 +53,24 @@ def find_data(model: keras.Model) -> tuple[tuple[str, ...] | None, str | None]:
     model around another model if its inputs and outputs are those of the other.
     """
     categories = getattr(model, "categories", None)
+    categories = tuple(categories) if categories is not None else ()
     normalization = getattr(model, "normalization", None)
     if categories or normalization:
-        return tuple(categories) if categories else None, normalization
+        return categories or None, normalization
+    graph = getattr(model, "_functional", None) or model
+    operations = [
+        operation
+        for operation in getattr(graph, "operations", model.layers)
+        if not isinstance(operation, keras.layers.InputLayer)
+    ]
+    if len(operations) == 1 and isinstance(operations[0], keras.Model):
+        return find_data(operations[0])
     if card := card_of(model):
-        return card.categories, card.normalization
-    inner = [x for x in model.layers if not isinstance(x, keras.layers.InputLayer)]
-    if len(inner) == 1 and isinstance(inner[0], keras.Model):
-        return find_data(inner[0])
+        # Other operations at the ends change what the model takes or returns.
+        takes_form = isinstance(operations[0], keras.layers.Rescaling)
+        is_known = operations[-1].name.endswith(("logits", "predictions"))
+        categories = card.categories if is_known else None
+        return categories, card.normalization if takes_form else None
     return None, None
 
 

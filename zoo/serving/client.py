@@ -101,8 +101,8 @@ class Client:
 
         Raises:
             TypeError: If `images` contains neither numbers nor files.
-            ValueError: If the server rejects a batch, e.g. for its shape, or a file,
-                which is found by sending those of its batch one by one.
+            ValueError: If the server rejects a batch, e.g. for its shape, or a file.
+                The files of a batch that is rejected are sent one by one.
             OSError: If a file cannot be read.
             LookupError: If the server does not have the model or the version.
             ConnectionError: If the server is overloaded or cannot be reached.
@@ -120,18 +120,20 @@ class Client:
                 part = np.array([read_bytes(file) for file in part], object)
             what = f"images[{start}:{start + len(part)}]"
             try:
-                answer = self._send(what, signature, name, part)
+                answers.append(self._send(what, signature, name, part))
             except ValueError:
-                for i in range(len(part) if signature == "serving_bytes" else 0):
+                if signature != "serving_bytes" or not len(part):
+                    raise
+                # One file is at fault, or all are too large together.
+                for i in range(len(part)):
                     what = name_image(batch, start + i)
-                    self._send(what, signature, name, part[i : i + 1])
-                raise
+                    answers.append(self._send(what, signature, name, part[i : i + 1]))
+        for answer in answers:
             if not isinstance(answer, dict) or not answer.keys() >= OUTPUTS.keys():
                 raise RuntimeError(
                     f"The model {self._name} must be one that `zoo.export` wrote. "
                     f"Received: answer={str(answer)[:500]}."
                 )
-            answers.append(answer)
         return {
             output: np.concatenate([np.asarray(x[output], dtype) for x in answers])
             for output, dtype in OUTPUTS.items()

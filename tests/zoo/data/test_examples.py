@@ -5,6 +5,7 @@ import pathlib
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 import zoo
@@ -168,6 +169,25 @@ def test_a_name_is_never_a_path(tmp_path, monkeypatch):
             (tmp_path / "photos" / name).mkdir()
         with pytest.raises(ValueError, match=r"a subfolder of images for each class"):
             load_examples("photos", "train")
+
+
+def test_single_images_of_unknown_shape():
+    def read(index):
+        return IMAGES[index], LABELS[index]
+
+    kinds = [tf.uint8, tf.int64]
+    dataset = tf.data.Dataset.range(12).map(
+        lambda i: tf.numpy_function(read, [i], kinds)
+    )
+    examples = load_examples(dataset, "train")
+    np.testing.assert_array_equal(examples.images, IMAGES)
+    np.testing.assert_array_equal(examples.labels, LABELS)
+
+
+def test_files_of_other_types_are_counted(tmp_path):
+    (save_images(tmp_path) / "ant" / "notes.txt").touch()
+    with pytest.warns(UserWarning, match="not read as images: 1.*Received: data="):
+        assert len(load_examples(tmp_path, "train").images) == 12
 
 
 def test_endless_and_unknown_data_are_refused():

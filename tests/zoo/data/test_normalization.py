@@ -70,10 +70,14 @@ def test_a_digit_has_the_size_and_the_place_of_those_of_mnist(tmp_path):
         assert abs(mass @ np.arange(28) - 14) <= 0.6
 
 
+TABLE = [(0, 0, 200, 9), (0, 0, 12, 160), (0, 150, 200, 160)]  # on three sides
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
         lambda page: page.paste(90, (0, 0, 12, 160)),  # the edge of a table
+        lambda page: [page.paste(90, box) for box in TABLE],
         lambda page: page.paste(0, (20, 20, 23, 23)),  # a speck
         lambda page: page.putdata(
             [
@@ -82,7 +86,7 @@ def test_a_digit_has_the_size_and_the_place_of_those_of_mnist(tmp_path):
             ]
         ),
     ],
-    ids=["edge", "speck", "shadow"],
+    ids=["edge", "table", "speck", "shadow"],
 )
 def test_what_is_not_the_digit_is_left_out(spoil, tmp_path):
     digit().save(tmp_path / "clean.png")

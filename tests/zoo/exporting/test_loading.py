@@ -4,9 +4,10 @@ import sys
 import keras
 import numpy as np
 import pytest
-from exports import encode, lenet, tree, vector
+from exports import encode, lenet, photograph, saved, tree, vector
 from paths import run_python
 
+from zoo.exporting import decoding
 from zoo.exporting.loading import (
     check_exported,
     list_versions,
@@ -158,3 +159,21 @@ def test_list_versions(tmp_path):
     versions = list_versions(tmp_path)
     assert versions == {1: tmp_path / "1", 11: tmp_path / "00011"}
     assert list_versions(tmp_path / "missing") == {}
+
+
+def test_files_that_are_too_large_together_are_decoded_one_by_one(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(decoding, "MAX_BATCH_PIXELS", 100)
+    model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten()])
+    model.add(keras.layers.Dense(2))
+    exported = load_exported(export(model, tmp_path, labels=["no", "yes"]))
+    files = [saved(photograph("L", (8, 8))), saved(photograph("L", (9, 9)))]
+    answer = exported.predict(files)
+    for i, file in enumerate(files):
+        one = exported.predict([file])["probabilities"]
+        np.testing.assert_allclose(answer["probabilities"][i], one[0], 1e-6)
+    with pytest.raises(ValueError, match=r"Received: images\[1\]"):
+        exported.predict([files[0], b"no image"])
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        exported.predict(np.full((1, 8, 8, 1), np.inf))

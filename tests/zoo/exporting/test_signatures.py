@@ -223,8 +223,8 @@ def test_bad_requests_are_rejected(server, name):
 def test_answers_are_those_of_predict_to_the_bit(name, tmp_path):
     model, dataset = zoo.create(name), name.partition(".")[2]
     folder = export(model, tmp_path)
-    blocks = np.random.default_rng(0).integers(0, 256, (200, 4, 4, 1), "uint8")
-    pixels = in_form(blocks.repeat(7, 1).repeat(7, 2), dataset)
+    blocks = np.random.default_rng(0).integers(0, 256, (200, 7, 7, 1), "uint8")
+    pixels = in_form(blocks.repeat(4, 1).repeat(4, 2), dataset)
     # XLA rounds differently, in the seventh digit, and TF Serving runs without it.
     model.compile(jit_compile=False)
     # So do TensorFlow's kernels on some CPUs for a batch of another size.

@@ -26,6 +26,24 @@ def test_features_returns_every_feature_map():
         zoo.features(model, ["pool9"])
 
 
+def test_features_are_those_of_the_model_that_shares_layers():
+    base = zoo.LeNet5(weights="mnist")
+    x = base.input
+    for layer in [*base.layers[1:4], layers.Activation("tanh"), *base.layers[4:]]:
+        x = layer(x)
+    model = keras.Model(base.input, x)
+    outputs = zoo.features(model, ["predictions"])(images())
+    np.testing.assert_allclose(outputs["predictions"], model(images()), atol=1e-6)
+    front = [layers.RandomRotation(0.1), *base.layers[1:]]
+    turned = keras.Sequential([keras.Input((28, 28, 1)), *front])
+    assert zoo.features(turned, ["conv1"]).output["conv1"].shape == (None, 28, 28, 6)
+    twice = layers.Dense(8, name="twice")
+    model = keras.Sequential([keras.Input((8,)), twice, layers.ReLU()])
+    model = keras.Model(model.inputs, twice(model.outputs[0]))
+    with pytest.raises(ValueError, match=r"called several times.*layer='twice'"):
+        zoo.features(model, ["twice"])
+
+
 def test_decode_predictions():
     card = zoo.get_weights("lenet5", "fashion_mnist")
     probabilities = np.zeros((2, 10))

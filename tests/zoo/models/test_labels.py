@@ -68,6 +68,20 @@ def test_the_form_of_the_images_stays_where_it_holds():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             assert find_data(zoo.LeNet5(weights="mnist", **options)) == (None, "mnist")
+    base, image = zoo.LeNet5(weights="mnist"), keras.Input((28, 28, 1))
+    digits = tuple("0123456789")
+    unscaled = zoo.LeNet5(weights="mnist", include_preprocessing=False)
+    assert find_data(unscaled) == (digits, None)
+    copy_of_it = keras.models.clone_model(unscaled)
+    copy_of_it.set_weights(unscaled.get_weights())
+    assert find_data(copy_of_it) == (digits, None)
+    unscaled = zoo.LeNet5(weights="mnist", input_tensor=255 - image)
+    assert find_data(unscaled) == (digits, None)
+    assert find_data(keras.Model(base.input, base.output[:, ::-1])) == (None, "mnist")
+    assert find_data(keras.Model(image, base(image)[:, ::-1])) == (None, None)
+    own = zoo.LeNet5(classes=2)
+    own.categories = np.array(["cat", "dog"])
+    assert find_data(own) == (("cat", "dog"), None)
     wrapped = keras.Sequential([keras.Input((28, 28, 1)), zoo.LeNet5(weights="mnist")])
     assert find_data(wrapped) == (tuple("0123456789"), "mnist")
     image = keras.Input((64, 64, 1))
@@ -86,6 +100,9 @@ def test_wrong_arguments_of_read_images(tmp_path):
     for arguments in ((file, model), ("x.png", model), ([file], "lenet5.mnist")):
         with pytest.raises(TypeError, match="takes a list of files and a Keras model"):
             zoo.read_images(*arguments)
+    pair = [keras.Input((28, 28, 1)) for _ in range(2)]
+    with pytest.raises(ValueError, match=r"Received: model\.input_shape="):
+        zoo.read_images([file], keras.Model(pair, keras.layers.Add()(pair)))
     for shape in ((784,), (28, 28, 4), (None, None, 1)):
         other = keras.Sequential([keras.Input(shape), keras.layers.Activation("relu")])
         with pytest.raises(ValueError, match=r"Received: model\.input_shape="):
