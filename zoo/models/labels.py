@@ -58,11 +58,8 @@ def find_data(model: keras.Model) -> tuple[tuple[str, ...] | None, str | None]:
     if categories or normalization:
         return categories or None, normalization
     graph = getattr(model, "_functional", None) or model
-    operations = [
-        operation
-        for operation in getattr(graph, "operations", model.layers)
-        if not isinstance(operation, keras.layers.InputLayer)
-    ]
+    operations = getattr(graph, "operations", model.layers)
+    operations = [x for x in operations if not isinstance(x, keras.layers.InputLayer)]
     if len(operations) == 1 and isinstance(operations[0], keras.Model):
         return find_data(operations[0])
     if card := card_of(model):

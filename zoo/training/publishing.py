@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 import statistics
 import time
@@ -59,6 +60,11 @@ def publish(
             architecture, or the dataset has no test split.
         FileExistsError: If this id is published from another recipe or first seed.
     """
+    if os.environ.get("TF_CONFIG"):
+        raise ValueError(
+            "One process publishes weights: unset `TF_CONFIG`. Received: "
+            f"TF_CONFIG={os.environ['TF_CONFIG']}."
+        )
     source = recipe_path(recipe)
     spec, recipe_text = load_recipe(source), source.read_bytes()
     arguments = _check_architecture(spec)
