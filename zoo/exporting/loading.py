@@ -60,7 +60,7 @@ class ExportedModel:
             answer = self.predict(np.zeros((1, *batch.shape[1:]), batch.dtype))
             return {output: array[:0] for output, array in answer.items()}
         if name == "serving_default" and not np.isfinite(batch).all():
-            raise ValueError("`images` holds NaN or infinity.")  # ONNX would not.
+            raise ValueError("`images` must be finite. Received: NaN or infinity.")
         try:
             answer = self._run(name, {argument: batch})
         except ValueError:
