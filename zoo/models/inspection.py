@@ -71,7 +71,10 @@ def layer_outputs(model: keras.Model, names: Sequence[str]) -> dict[str, Any]:
                 "A layer that is called several times has no single output. "
                 f"Received: layer={name!r} of the model {model.name!r}."
             )
-    return {x: y[0] if len(y) == 1 else y for x, [y] in found.items()}
+    return {
+        name: outputs[0] if len(outputs) == 1 else outputs
+        for name, [outputs] in found.items()
+    }
 
 
 def preprocess_input(x: Any, data_format: str | None = None) -> Any:
