@@ -60,7 +60,7 @@ def create(name: str, /, **arguments: Any) -> "keras.Model":
         **arguments: Arguments of the builder.
 
     Raises:
-        ValueError: If the model or its weights are unknown.
+        ValueError: If the model or its weights are unknown, or given twice.
 
     Example:
 
@@ -69,7 +69,12 @@ def create(name: str, /, **arguments: Any) -> "keras.Model":
     """
     model, dot, weights = str(name).partition(".")
     if dot:
-        return builder(model)(weights=weights, **arguments)
+        if "weights" in arguments:
+            raise ValueError(
+                f"The name {name!r} has weights. Leave out `weights`, or pass the name "
+                f"{model!r}. Received: weights={arguments['weights']!r}."
+            )
+        arguments["weights"] = weights
     return builder(model)(**arguments)
 
 

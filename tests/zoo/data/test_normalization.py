@@ -33,12 +33,12 @@ def convnet():
 def test_redrawn_digits_are_read_as_the_originals(style, convnet):
     """On training images: the accuracies on test images are in the cards."""
     images, labels = zoo.load_dataset("digits-sample", "validation", as_="numpy")
-    images, labels = images[:60], labels[:60]
+    images, labels = images[:150], labels[:150]
     rng = np.random.default_rng(1)
     files = (redraw(image[..., 0], style, rng, largest=500) for image in images)
     redrawn = zoo.read_images(files, convnet)
     found = convnet.predict(redrawn, verbose=0).argmax(-1)
-    assert (found != labels).sum() <= (2 if style == "phone photo" else 1)
+    assert (found != labels).sum() <= (5 if style == "phone photo" else 2)
 
 
 @pytest.mark.parametrize("length", [60, 75, 120])

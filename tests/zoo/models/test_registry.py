@@ -45,7 +45,7 @@ def test_names():
     assert zoo.create("lenet5", classes=3).output.shape == (None, 3)
     trained = zoo.create("lenet5.mnist", name="trained")
     assert (trained.name, trained.categories) == ("trained", tuple("0123456789"))
-    with pytest.raises(TypeError, match=r"multiple values .* 'weights'"):
+    with pytest.raises(ValueError, match=r"Leave out `weights`.*weights='mnist'"):
         zoo.create("lenet5.mnist", weights="mnist")
     for name in ("lenet5.", "lenet5.minst"):
         with pytest.raises(ValueError, match="Unknown weights for 'lenet5'"):
