@@ -196,8 +196,19 @@ def check_examples(examples: Any) -> ArrayPair:
 def _find_names(data: Any) -> Sequence[str]:
     """Returns the names that `image_dataset_from_directory` gives to classes."""
     while data is not None and not hasattr(data, "class_names"):
+        if hasattr(data, "_map_func") and not _keeps_labels(data):
+            return ()
         data = getattr(data, "_input_dataset", None)  # before `map`, `prefetch`...
     return getattr(data, "class_names", ())
+
+
+def _keeps_labels(data: Any) -> bool:
+    """Returns `True` if the function of a `map` returns the labels that it takes."""
+    graph, spec = data._map_func.function.graph, data._input_dataset.element_spec
+    label = graph.outputs[-1]
+    while label.op.type in ("Identity", "Cast"):
+        label = label.op.inputs[0]
+    return isinstance(spec, tuple) and label is graph.inputs[len(spec) - 1]
 
 
 def _name_classes(
@@ -281,7 +292,7 @@ def _read_npz(path: Path, split: str) -> LabeledImages:
         if not splits and split != "validation" and {"x", "y"} <= set(file.files):
             found = [("x", "y")]
         parts = [(file[x], file[y]) for x, y in found]
-        names = file["categories"].tolist() if "categories" in file else ()
+        names = file["categories"].astype(str) if "categories" in file else ()
     if not parts:
         raise MissingSplitError(
             f"The file needs the arrays x_{split} and y_{split}, or x and y. "
@@ -315,6 +326,13 @@ def _read_folder(
     parts = _choose_parts(splits, split, folder)
     if not splits and split != "validation":
         parts = [folder]
+    unread = {path.name for path in _subfolders(folder) if path not in splits.values()}
+    if splits and unread:
+        warnings.warn(
+            f"Folders beside those of the splits are not read: {sorted(unread)}. "
+            f"Received: data={str(folder)!r}.",
+            stacklevel=4,
+        )
     classes = [path for part in parts for path in _subfolders(part)]
     names = tuple(sorted({path.name for path in classes}))
     reserved = {name for known in SPLITS.values() for name in known}

@@ -34,6 +34,7 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 WIDEST_STROKE = 11  # half of it, in points of the grid; what is wider is shadow
 MNIST_INK = 0.87  # the mean of the ink in MNIST's strokes; 1 is white
 THIN = 0.06  # Strokes are thin if an erosion by a pixel leaves this part of their ink.
+SPECK = 8.0  # points of the grid
 LEAST_CONTRAST = 12.0  # gray levels; less is noise
 TRIMMED = 12.75  # Xiao et al. trim edges that differ by less than 5 % of 255.
 
@@ -53,7 +54,7 @@ def fit(rgba: Any, shape: tuple[int, ...], form: str | None, xp: Any = NUMPY) ->
     """
     if form is None:
         return xp.reshape(xp.round(_resize(rgba, shape, xp)), shape)
-    if form not in FORMS or shape not in ((SIDE, SIDE), (SIDE, SIDE, 1)):
+    if form not in FORMS or not is_form_shape(shape):
         raise ValueError(
             f"The `normalization` of a model must be one of {[*FORMS]} for gray images "
             f"of 28x28 pixels, and `None` for others. Received: normalization={form!r} "
@@ -78,6 +79,11 @@ def fit(rgba: Any, shape: tuple[int, ...], form: str | None, xp: Any = NUMPY) ->
     return xp.reshape(pixels, shape)
 
 
+def is_form_shape(shape: tuple[Any, ...]) -> bool:
+    """Returns `True` if images of a shape, without their number, can have a form."""
+    return [d for d in shape if d != 1] == [SIDE, SIDE]
+
+
 def _resize(rgba: Any, shape: tuple[int, ...], xp: Any) -> Any:
     image, _ = _flatten(rgba, xp)
     whole, size = full_box(image, xp), (shape[0], shape[1])
@@ -92,13 +98,17 @@ def _normalize_digit(rgba: Any, xp: Any) -> Any:
     Its ink fits into 20x20 pixels with unchanged proportions, and its center of mass is
     that of the 28x28 image.
     """
-    image, overview = _flatten(rgba, xp)
-    paper, direction = _find_ink_color(overview, xp)
+    image, overview = _flatten(rgba, xp, largest=0.5)
+    paper, direction, table = _find_ink_color(overview, xp)
     ink = xp.sum((image - paper) * direction, -1)
     view = whole = full_box(ink, xp)
     for _ in range(3):
         seen = view
-        box, background, strokes, black = _find_strokes(ink, seen, xp)
+        levels = resample(ink, seen, (GRID, GRID), xp)
+        covered = resample(table, whole.zoom(seen, GRID), (GRID, GRID), xp)
+        box, background, strokes, black = _find_strokes(
+            levels * (1 - covered), seen, xp
+        )
         side = box.side(xp)
         # A square view does not widen the strokes of a narrow digit.
         square = box.square(0.7 * side + 1)
@@ -166,13 +176,14 @@ def _is_digit(gray: Any, xp: Any) -> Any:
 
 
 def _is_clothing(gray: Any, xp: Any) -> Any:
-    """Checks the box of the article, and that a part of the image is black."""
+    """Checks the box of the article, and that more of the image is black than white."""
     box = bounds(xp.floats(gray > 0), Box(0, SIDE, 0, SIDE), xp)
     side = box.side(xp)
     y = xp.abs(box.top + box.bottom - SIDE)
     x = xp.abs(box.left + box.right - SIDE)
-    black = xp.sum(xp.floats(gray == 0))
-    return (side >= SIDE - 2) & (xp.maximum(x, y) <= 2) & (black >= SIDE)
+    black, white = xp.sum(xp.floats(gray == 0)), xp.sum(xp.floats(gray == 255))
+    is_dark = black >= xp.maximum(white, float(SIDE))
+    return (side >= SIDE - 2) & (xp.maximum(x, y) <= 2) & is_dark
 
 
 FORMS = {
@@ -181,11 +192,12 @@ FORMS = {
 }
 
 
-def _flatten(rgba: Any, xp: Any) -> tuple[Any, Any]:
+def _flatten(rgba: Any, xp: Any, largest: float = 1.0) -> tuple[Any, Any]:
     """Puts an image on paper that shows its ink; returns it, and on the grid.
 
     If a quarter of the border is transparent, the paper is white for dark ink and black
-    for light ink. Otherwise, it has the color of the border.
+    for light ink. Otherwise, or if more than the part `largest` of the image is opaque,
+    it has the mean color of the image.
     """
     alpha = rgba[..., 3:] / 255
     reduced = reduce(xp.concat([rgba[..., :3] * alpha, alpha], -1), xp)
@@ -193,23 +205,23 @@ def _flatten(rgba: Any, xp: Any) -> tuple[Any, Any]:
     whole, size = full_box(color, xp), (GRID, GRID)
     opacity = resample(alpha[..., 0], whole, size, xp)[..., None]
     overview = per_channel(color, lambda x: resample(x, whole, size, xp), xp)
-    of_border = xp.sum(_border(opacity, xp))
-    border_color = xp.sum(_border(overview, xp), 0) / xp.maximum(of_border, 1e-3)
-    ink = xp.sum(overview * LUMA) / xp.maximum(xp.sum(opacity), 1e-3)
-    paper = xp.where(
-        of_border < 0.75 * len(BORDER),
-        255 * xp.floats(ink < 128) * np.ones(3, np.float32),
-        border_color,
+    amount = xp.sum(opacity)
+    mean = xp.sum(xp.reshape(overview, (-1, 3)), 0) / xp.maximum(amount, 1e-3)
+    is_cut_out = (amount <= largest * GRID**2) & (
+        xp.sum(_border(opacity, xp)) < 0.75 * len(BORDER)
     )
+    is_dark = xp.floats(xp.sum(mean * LUMA) < 128)
+    paper = xp.where(is_cut_out, 255 * is_dark * np.ones(3, np.float32), mean)
     return color + (1 - alpha) * paper, overview + (1 - opacity) * paper
 
 
-def _find_ink_color(overview: Any, xp: Any) -> tuple[Any, Any]:
-    """Returns the color of the paper, and the direction from it to that of the ink.
+def _find_ink_color(overview: Any, xp: Any) -> tuple[Any, Any, Any]:
+    """Returns the color of the paper, the direction to that of the ink, and a mask.
 
-    Ink covers less than half of an image. Pixels that differ both from the paper and
-    from the border around them are ink, and not a shadow or a table that the border
-    shows, too.
+    Ink covers less than half of an image. The mask is that of a table, which
+    differs from the paper, too, and covers a good part of the border. Without a table,
+    pixels that differ both from the paper and from the border around them are ink, and
+    not a shadow that the border shows, too.
     """
     paper = _median(xp.reshape(overview, (GRID * GRID, -1)), xp)
     around = per_channel(
@@ -221,19 +233,29 @@ def _find_ink_color(overview: Any, xp: Any) -> tuple[Any, Any]:
         return xp.sum(difference * difference, -1)[..., None]
 
     near, far = overview - around, overview - paper
-    difference = xp.where(squared(near) < squared(far), near, far)
+    differs = xp.floats(squared(far) > 0.2 * xp.max(squared(far)))[..., 0]
+    table = xp.fixed_point(
+        lambda found: xp.minimum(dilate(found, 1, xp), differs), differs * ON_BORDER
+    )
+    has_table = (xp.sum(table * ON_BORDER) > 0.2 * len(BORDER)) & (
+        xp.sum(differs - table) > SPECK
+    )
+    table = table * xp.floats(has_table)
+    either = xp.where(squared(near) < squared(far), near, far)
+    difference = xp.where(has_table, far * (differs - table)[..., None], either)
     weighted = xp.reshape(squared(difference) ** 2 * difference, (-1, 3))
     direction = xp.sum(weighted, 0)
-    return paper, direction / xp.maximum(xp.sum(direction * direction) ** 0.5, 1e-3)
+    length = xp.maximum(xp.sum(direction * direction) ** 0.5, 1e-3)
+    return paper, direction / length, table
 
 
-def _find_strokes(ink: Any, view: Box, xp: Any) -> tuple[Box, Any, Any, Any]:
+def _find_strokes(levels: Any, view: Box, xp: Any) -> tuple[Box, Any, Any, Any]:
     """Returns the box of the strokes in a part of an image, and what surrounds them.
 
-    These are, on the grid, the background and a mask that is 1 near the strokes; and
-    the level of ink below which there is only noise.
+    `levels` is the ink in this part. What surrounds the strokes: on the grid, the
+    background and a mask that is 1 near the strokes; and the level of ink below which
+    there is only noise.
     """
-    levels = resample(ink, view, (GRID, GRID), xp)
     smooth = SMOOTH @ levels @ SMOOTH.T
     # An opening removes what is narrower than its window, the strokes.
     eroded = -dilate(-smooth, WIDEST_STROKE, xp)

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import re
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,17 @@ import keras
 import numpy as np
 from keras import layers
 
+from zoo.data.normalization import is_form_shape
 from zoo.errors import check_argument, check_size, is_size
 from zoo.models.labels import describe_data
 from zoo.models.registry import default_arguments
-from zoo.models.weight_files import load_layers, read_config, read_layers, split_prefix
+from zoo.models.weight_files import (
+    load_layers,
+    read_config,
+    read_data,
+    read_layers,
+    split_prefix,
+)
 from zoo.models.weights import Weights, identify, resolve
 
 HEAD = "logits"
@@ -160,8 +168,11 @@ class Blueprint:
             return
         raise ValueError(f"{problem}. Received: input_shape={shape}.")
 
-    def model(self, inputs: Any, x: Any) -> keras.Model:
-        """Adds the head to the features `x`, loads the weights, returns the model."""
+    def model(self, inputs: Any, x: Any, top: Sequence[str] = ()) -> keras.Model:
+        """Adds the head to the features `x`, loads the weights, returns the model.
+
+        `top` names the other layers with weights that `include_top=False` leaves out.
+        """
         if self.include_top:
             x = layers.Dense(self.classes, dtype="float32", name=HEAD)(x)
             if self.classifier_activation is not None:
@@ -174,8 +185,9 @@ class Blueprint:
             self._add_prefix(x, [*preceding])
             inputs = sources[0] if len(sources) == 1 else sources
         model = keras.Model(inputs, x, name=self.name)
+        describe_data(model, None)
         if self.path:
-            self._load(self.path, model, preceding)
+            self._load(self.path, model, preceding, top)
         return model
 
     def _add_prefix(self, x: Any, done: list[Any]) -> None:
@@ -187,12 +199,13 @@ class Blueprint:
             for tensor in layer._inbound_nodes[node].input_tensors:
                 self._add_prefix(tensor, done)
 
-    def _load(self, path: Path, model: keras.Model, preceding: list[Any]) -> None:
+    def _load(
+        self, path: Path, model: keras.Model, preceding: list[Any], top: Sequence[str]
+    ) -> None:
         """Loads all saved layers, except for a head that is left out or untrained."""
         saved = self.saved
         if not self.include_top:
-            names = {layer.name.removeprefix(self.prefix) for layer in model.layers}
-            saved = {name: arrays for name, arrays in saved.items() if name in names}
+            saved = {n: arrays for n, arrays in saved.items() if n not in (HEAD, *top)}
         elif self.has_fresh_head:
             warnings.warn(
                 f"The layer {HEAD!r} is untrained: it has {self.classes} classes, but "
@@ -206,18 +219,21 @@ class Blueprint:
             if self.card:
                 raise self._misfit(self.card) from error
             raise
-        self._compare(read_config(path).get("config", {}), model)
-        if self.card:
-            is_known = self.include_top and not self.has_fresh_head
-            # Other operations before the model, or another size, change what it takes.
-            expected = [d for d in self.card.input_shape if d > 1]
-            keeps_form = (
-                self.include_preprocessing
-                and [d for d in self.input_shape if d != 1] == expected
-                and all(isinstance(x, layers.InputLayer) for x in preceding)
-            )
-            form = self.card.normalization if keeps_form else None
-            describe_data(model, self.card.categories if is_known else None, form)
+        file = read_config(path)
+        self._compare(file.get("config", {}), model)
+        categories, form = read_data(file)
+        if self.card and not (categories or form):
+            categories, form = self.card.categories, self.card.normalization
+        is_known = self.include_top and not self.has_fresh_head
+        # Other operations before the model, or another size, change what it takes.
+        keeps_form = (
+            self.include_preprocessing
+            and is_form_shape(self.input_shape)
+            and all(isinstance(x, layers.InputLayer) for x in preceding)
+        )
+        describe_data(
+            model, categories if is_known else None, form if keeps_form else None
+        )
 
     def _compare(self, config: dict[str, Any], model: keras.Model) -> None:
         """Compares the architecture with that of a `.keras` file."""

@@ -79,7 +79,7 @@ def LeNet5(
         x = layers.Dense(84, activation=activation, name="dense2")(x)
     elif pooling:
         x = POOLING[pooling](name=f"{pooling}_pool")(x)
-    return blueprint.model(inputs, x)
+    return blueprint.model(inputs, x, top=("dense1", "dense2"))
 
 
 def ConvNet(
@@ -153,7 +153,7 @@ def ConvNet(
         x = layers.Dropout(dropout, name="dropout4")(x)
     elif pooling:
         x = POOLING[pooling](name=f"{pooling}_pool")(x)
-    return blueprint.model(inputs, x)
+    return blueprint.model(inputs, x, top=("dense4", "normalization4"))
 
 
 def _check_pooling(pooling: str | None, include_top: bool) -> None:

@@ -121,7 +121,9 @@ def decode_predictions(
     expected = "a model with `categories`, `zoo.Weights`, or one label per class"
     check_argument(names, "labels", labels, expected)
     check_argument(is_size(top), "top", top, "a positive integer")
-    probabilities, classes = np.asarray(probabilities), len(names)
+    if keras.ops.is_tensor(probabilities):
+        probabilities = keras.ops.convert_to_numpy(probabilities)
+    probabilities, classes = np.asarray(probabilities, "float64"), len(names)
     if probabilities.ndim != 2 or probabilities.shape[1] != classes:
         raise ValueError(
             f"`probabilities` must have shape (n, {classes}) for {classes} labels. "

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from zoo.data.images import is_file_shape, read_image
+from zoo.data.normalization import is_form_shape
 from zoo.models.weights import card_of
 
 
@@ -23,7 +24,8 @@ def describe_data(
     for the model: `"mnist"`, `"fashion_mnist"` or `None` (see `zoo.read_images`).
     """
     model.categories = tuple(categories) if categories else None
-    model.normalization = normalization
+    if not isinstance(getattr(model, "normalization", None), keras.Layer):
+        model.normalization = normalization
     kind = type(model)
 
     # Keras writes the build configuration to a `.keras` file, whatever it holds.
@@ -55,6 +57,8 @@ def find_data(model: keras.Model) -> tuple[tuple[str, ...] | None, str | None]:
     categories = getattr(model, "categories", None)
     categories = tuple(categories) if categories is not None else ()
     normalization = getattr(model, "normalization", None)
+    if isinstance(normalization, keras.Layer):  # of a subclass of Model
+        normalization = None
     if categories or normalization:
         return categories or None, normalization
     graph = getattr(model, "_functional", None) or model
@@ -64,7 +68,8 @@ def find_data(model: keras.Model) -> tuple[tuple[str, ...] | None, str | None]:
         return find_data(operations[0])
     if card := card_of(model):
         # Other operations at the ends change what the model takes or returns.
-        takes_form = isinstance(operations[0], keras.layers.Rescaling)
+        is_raw = isinstance(operations[0], keras.layers.Rescaling)
+        takes_form = is_raw and is_form_shape(model.input_shape[1:])
         is_known = operations[-1].name.endswith(("logits", "predictions"))
         categories = card.categories if is_known else None
         return categories, card.normalization if takes_form else None
@@ -78,8 +83,8 @@ def read_images(
 
     Files are brought into the form of the images that the model was trained on. For the
     weights for MNIST, this is a digit in light ink on black, in the middle of 28x28
-    pixels, whatever the size, the colors and the light of the picture are. Images that
-    have this form are not changed. For models without this form, images are resized. A
+    pixels, whatever the size, colors and lighting of the picture; of several digits,
+    one is read. Images that have this form are not changed. For models without this form, images are resized. A
     model of which nothing is known, such as a copy by `keras.models.clone_model`,
     causes a warning: set its `categories` and its `normalization`.
 

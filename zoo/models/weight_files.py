@@ -58,6 +58,19 @@ def read_config(path: pathlib.Path) -> dict[str, Any]:
         return dict(json.loads(file.attrs.get("model_config", "{}")))
 
 
+def read_data(config: dict[str, Any]) -> tuple[list[str] | None, str | None]:
+    """Returns the categories and the normalization that a model was saved with.
+
+    `config` is from `read_config`. A model around another has those of the other.
+    """
+    described = config.get("build_config") or {}
+    layers = config.get("config", {}).get("layers", [])
+    layers = [layer for layer in layers if layer["class_name"] != "InputLayer"]
+    if "categories" not in described and len(layers) == 1:
+        return read_data(layers[0])
+    return described.get("categories"), described.get("normalization")
+
+
 def split_prefix(layers: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """Splits off the prefix of all names, up to the last underscore: `"lenet5_"`."""
     prefixes = {"".join(name.rpartition("_")[:2]) for name in layers}

@@ -9,7 +9,7 @@ from zoo.data.catalog import DESCRIBED, SAMPLE, PathLike
 from zoo.data.examples import ALL, locate
 from zoo.files import expand
 from zoo.models.registry import create, get_weights
-from zoo.models.weight_files import read_config
+from zoo.models.weight_files import read_config, read_data
 from zoo.models.weights import is_path
 
 if TYPE_CHECKING:
@@ -50,8 +50,7 @@ def load_model(target: PathLike, *, safe_mode: bool = True) -> "keras.Model":
     path = trained_file(target)
     model: keras.Model
     model = keras.saving.load_model(path, compile=False, safe_mode=safe_mode)
-    described = read_config(path).get("build_config") or {}
-    data = described.get("categories"), described.get("normalization")
+    data = read_data(read_config(path))
     describe_data(model, *(data if any(data) else find_data(model)))
     return model
 

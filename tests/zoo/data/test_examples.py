@@ -112,8 +112,14 @@ def test_names_of_a_dataset_outlive_its_transformations(tmp_path):
     dataset = keras.utils.image_dataset_from_directory(
         save_images(tmp_path), color_mode="grayscale", image_size=(28, 28), verbose=0
     )
-    examples = load_examples(dataset.map(lambda x, y: (x, y)).prefetch(1), "train")
-    assert examples.categories == NAMES
+    for change, names in (
+        (lambda x, y: (x, y), NAMES),
+        (lambda x, y: (x / 255, tf.cast(y, "int64")), NAMES),
+        (lambda x, y: (x, 2 - y), None),
+        (lambda x, y: (x, y // 2), None),
+    ):
+        examples = load_examples(dataset.map(change).prefetch(1), "train")
+        assert examples.categories == names
 
 
 def test_known_labels_keep_their_places(tmp_path):
@@ -182,6 +188,19 @@ def test_single_images_of_unknown_shape():
     examples = load_examples(dataset, "train")
     np.testing.assert_array_equal(examples.images, IMAGES)
     np.testing.assert_array_equal(examples.labels, LABELS)
+
+
+def test_folders_that_are_not_read_are_named(tmp_path):
+    for folder in ("train", "training", "car"):
+        save_images(tmp_path / folder)
+    with pytest.warns(UserWarning, match=r"not read: \['car', 'train(ing)?'\].*data="):
+        load_examples(tmp_path, "train")
+
+
+def test_categories_of_bytes(tmp_path):
+    names = np.array(NAMES, "S")
+    np.savez(tmp_path / "x.npz", x=IMAGES, y=LABELS, categories=names)
+    assert load_examples(tmp_path / "x.npz", "train").categories == NAMES
 
 
 def test_files_of_other_types_are_counted(tmp_path):

@@ -71,6 +71,14 @@ def test_a_digit_has_the_size_and_the_place_of_those_of_mnist(tmp_path):
 
 
 TABLE = [(0, 0, 200, 9), (0, 0, 12, 160), (0, 150, 200, 160)]  # on three sides
+WIDE = [(0, 0, 200, 22), (0, 0, 25, 160), (0, 138, 200, 160), (175, 0, 200, 160)]
+
+
+def cut_out(page):
+    """Makes the margin of a page transparent, as around the window of a screenshot."""
+    opaque = Image.new("L", page.size)
+    opaque.paste(255, (20, 16, 180, 144))
+    page.putalpha(opaque)
 
 
 @pytest.mark.parametrize(
@@ -78,6 +86,8 @@ TABLE = [(0, 0, 200, 9), (0, 0, 12, 160), (0, 150, 200, 160)]  # on three sides
     [
         lambda page: page.paste(90, (0, 0, 12, 160)),  # the edge of a table
         lambda page: [page.paste(90, box) for box in TABLE],
+        lambda page: [page.paste(0, box) for box in WIDE],  # as dark as the ink
+        cut_out,
         lambda page: page.paste(0, (20, 20, 23, 23)),  # a speck
         lambda page: page.putdata(
             [
@@ -86,7 +96,7 @@ TABLE = [(0, 0, 200, 9), (0, 0, 12, 160), (0, 150, 200, 160)]  # on three sides
             ]
         ),
     ],
-    ids=["edge", "table", "speck", "shadow"],
+    ids=["edge", "table", "wide table", "window", "speck", "shadow"],
 )
 def test_what_is_not_the_digit_is_left_out(spoil, tmp_path):
     digit().save(tmp_path / "clean.png")
@@ -108,3 +118,11 @@ def test_clothes_are_trimmed_and_negative_on_light_paper(light, tmp_path):
     assert rows[-1] - rows[0] + 1 == 28
     assert columns[-1] - columns[0] + 1 in (14, 15, 16)
     assert abs(int(pixels[14, 14]) - 191) <= 2
+
+
+def test_small_clothes_on_white_paper_are_negated():
+    page = np.full((28, 28), 255, np.uint8)
+    page[:, 8:20] = 60
+    page[10:20, 10:18] = 0  # Fashion-MNIST has as much black: in its background.
+    pixels = fit(as_rgba(page), SHAPE, "fashion_mnist")[..., 0]
+    assert (pixels[14, 14], pixels[14, 2]) == (255, 0)

@@ -233,8 +233,11 @@ def test_architecture_must_agree_with_a_keras_file(include_top, tmp_path):
 def test_own_file_that_does_not_fit_names_the_layers(tmp_path):
     path = tmp_path / "own.weights.h5"
     zoo.DeepMLP([16, 8], normalization=None).save_weights(path)
+    headless = {"include_top": False}
     for build, message in (
         (lambda **w: zoo.DeepMLP([16, 4], normalization=None, **w), r"dense2.*\(16, 8"),
+        (lambda **w: zoo.ShallowMLP(16, **headless, **w), r"dense2: expected \[\]"),
+        (lambda **w: zoo.DeepMLP([16], **headless, **w), r"dense2: expected \[\]"),
         (lambda **w: zoo.DeepMLP([16], **w), r"dense2: expected \[\], received"),
         (lambda **w: zoo.LeNet5(**w), r"conv1: expected .* received \[\]"),
     ):

@@ -64,6 +64,8 @@ def test_decode_predictions():
         zoo.decode_predictions(probabilities, zoo.LeNet5())
     array = np.array(card.categories)
     assert decoded == zoo.decode_predictions(probabilities, array, top=2)
+    tensor = keras.ops.convert_to_tensor([[0, 10, 245]], "uint8")
+    assert zoo.decode_predictions(tensor, list("abc"), top=1) == [[("c", 245.0)]]
 
 
 @pytest.mark.parametrize(

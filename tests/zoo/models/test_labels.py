@@ -63,6 +63,43 @@ def test_copies_of_a_trained_model_have_its_labels(duplicate, tmp_path):
     assert find_data(zoo.load_model(tmp_path / "own.keras")) == find_data(twin)
 
 
+def test_labels_set_on_a_model_travel_with_its_file(tmp_path):
+    path = tmp_path / "own.keras"
+    model = zoo.LeNet5(classes=2)
+    model.categories, model.normalization = ["cat", "dog"], "mnist"
+    keras.Sequential([keras.Input((28, 28, 1)), model]).save(tmp_path / "wrapped.keras")
+    model.save(path)
+    expected = (("cat", "dog"), "mnist")
+    assert find_data(copy.deepcopy(model)) == expected
+    assert find_data(zoo.load_model(path)) == expected
+    wrapped = find_data(zoo.load_model(tmp_path / "wrapped.keras"))
+    assert wrapped == expected
+    assert find_data(zoo.LeNet5(weights=path)) == expected
+    assert find_data(zoo.LeNet5(weights=path, include_top=False)) == (None, "mnist")
+    image = keras.Input((28, 28, 1))
+    negated = zoo.LeNet5(weights=path, input_tensor=255 - image)
+    assert find_data(negated) == (("cat", "dog"), None)
+    model = zoo.LeNet5(weights="mnist")
+    model.categories = list("abcdefghij")
+    model.save(path)
+    assert find_data(zoo.LeNet5(weights=path)) == (tuple("abcdefghij"), "mnist")
+
+
+@keras.saving.register_keras_serializable()
+class WithLayer(keras.Model):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.normalization = keras.layers.BatchNormalization()
+
+
+def test_a_layer_called_normalization_is_not_a_form():
+    base = zoo.LeNet5()
+    model = WithLayer(base.inputs, base.outputs)
+    describe_data(model, CLOTHES, "fashion_mnist")
+    assert isinstance(model.normalization, keras.layers.BatchNormalization)
+    assert find_data(model) == (CLOTHES, None)
+
+
 def test_the_form_of_the_images_stays_where_it_holds():
     for options in ({"classes": 3}, {"include_top": False}):
         with warnings.catch_warnings():
@@ -84,6 +121,9 @@ def test_the_form_of_the_images_stays_where_it_holds():
     assert find_data(own) == (("cat", "dog"), None)
     wrapped = keras.Sequential([keras.Input((28, 28, 1)), zoo.LeNet5(weights="mnist")])
     assert find_data(wrapped) == (tuple("0123456789"), "mnist")
+    larger = zoo.LeNet5(input_shape=(29, 29, 1))  # Its weights have the same shapes.
+    larger.set_weights(base.get_weights())
+    assert find_data(larger) == (digits, None)
     image = keras.Input((64, 64, 1))
     small = keras.layers.Resizing(28, 28)(image)
     resized = zoo.LeNet5(weights="mnist", input_tensor=small)
