@@ -1,13 +1,4 @@
-"""Callbacks for any Keras 3 model.
-
-```python
-from zoo.callbacks import GradientNorms
-
-norms = GradientNorms()
-model.fit(x, y, callbacks=[norms])
-print(norms.diagnose())
-```
-"""
+"""Callbacks for any Keras 3 model."""
 
 from .gradients.gradient_norms import GradientNorms
 from .resume.exact_resume import ExactResume

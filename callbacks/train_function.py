@@ -5,7 +5,8 @@ from typing import Any
 
 import keras
 
-# Since Keras 3.16, JAX draws the data of several steps at once, for a `lax.scan`.
+# Since Keras 3.16, the JAX trainer draws the batches of all steps of an execution at
+# once, and runs the steps in a `lax.scan`.
 VERSION = tuple(map(int, keras.__version__.split(".")[:2]))
 DRAWS_AT_ONCE = keras.backend.backend() == "jax" and VERSION >= (3, 16)
 

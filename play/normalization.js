@@ -73,7 +73,8 @@ function findStrokes(ink, view) {
   const { threshold, low, high } = otsu(rest);
   const share = map(rest, (x) => clip((x - low) / Math.max(high - low, 1e-3), 0, 1));
   const mask = map(filter(SMOOTH, share), (x) => (x > 0.35 ? 1 : 0));
-  // The strokes are those that gaps of a few points connect to the most of ink.
+  // The strokes are the region with the most ink, and what gaps of a few points
+  // separate from it.
   const likely = map(
     filter(BLUR, share),
     (x, i) => x * CENTRAL.data[i] * mask.data[i],

@@ -9,13 +9,15 @@ from collections.abc import Iterator
 
 import filelock
 
+PathLike = str | os.PathLike[str]
+
 # A context manager that only one process can hold at a time, given the path of a file.
 # The operating system releases the lock of a process that dies.
 lock = filelock.FileLock
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
+def atomic_write(path: PathLike) -> Iterator[pathlib.Path]:
     """Yields a temporary path; its file replaces `path` when the block ends.
 
     The file is flushed to disk first, so that `path` has either its old content or the
@@ -38,7 +40,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
         raise
 
 
-def expand(path: str | os.PathLike[str]) -> pathlib.Path:
+def expand(path: PathLike) -> pathlib.Path:
     """Returns a local path, with the home folder in place of a leading `~`."""
     if "://" in str(path):
         raise ValueError(
@@ -48,12 +50,12 @@ def expand(path: str | os.PathLike[str]) -> pathlib.Path:
     return pathlib.Path(os.path.expanduser(path))
 
 
-def read_bytes(file: str | bytes | os.PathLike[str]) -> bytes:
+def read_bytes(file: PathLike | bytes) -> bytes:
     """Returns the content of a file, which is given as its path or as its bytes."""
     return file if isinstance(file, bytes) else expand(file).read_bytes()
 
 
-def flush_to_disk(path: str | os.PathLike[str]) -> None:
+def flush_to_disk(path: PathLike) -> None:
     """Flushes a file, or the entries of a folder, to disk."""
     if os.name == "nt" and os.path.isdir(path):  # Windows cannot open folders.
         return
@@ -65,7 +67,7 @@ def flush_to_disk(path: str | os.PathLike[str]) -> None:
         os.close(descriptor)
 
 
-def sha256(path: str | os.PathLike[str]) -> str:
+def sha256(path: PathLike) -> str:
     """Returns the SHA-256 checksum of a file as hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -21,7 +21,7 @@ class Run(NamedTuple):
     kernels: Table  # the layers that have a kernel, or all if none has
     columns: dict[str, list[Column]]  # by layer
     error: NDArray[np.float64]  # at the output, `(calls,)`
-    is_estimated: bool  # whether the error is that of a kernel, for want of a bias
+    is_estimated: bool  # The error is that of a kernel: there is no bias.
     inputs: NDArray[np.float64]  # norms of the inputs of `kernels`, NaN if unknown
     weights: NDArray[np.float64]  # norms of the weights of `kernels`
     # The norms of `kernels`, divided by those of the weights; then also by the error.

@@ -17,7 +17,7 @@ from .record import Record, Table
 
 MOST_WINDOWS = 1000  # profiles of a long run, whose windows are longer
 # Root mean square of pre-activations above which squashing activations are flat, and
-# of weights, relative to the usual 1 / sqrt(fan_in), that bring it about.
+# of weights, relative to the usual 1 / sqrt(fan_in), that cause it.
 SATURATION, LARGE_WEIGHTS = 6.0, 3.0
 SQUASHING = {"tanh", "sigmoid", "hard_sigmoid", "hard_tanh"}
 
@@ -85,7 +85,7 @@ def _at_start(run: Run, calls: int, threshold: float) -> Iterator[Finding]:
     if run.is_estimated:  # It contains the growth of a recurrent layer's output.
         through_time = [run.is_recurrent([name]) for name in run.kernels.names]
         typical[through_time] *= 2 * threshold
-    # The bias of the last layer may have no gradient of use.
+    # The gradient of the bias of the last layer may mean nothing.
     inputs = run.inputs[finite, :-1]
     growth = min(_growth_with_depth(v) for v in (inputs[0], median(inputs)))
     if max(typical.max(), growth) < threshold**2:
@@ -300,9 +300,9 @@ def _dead(run: Run, calls: int, underflow: bool) -> Iterator[Finding]:
 
     A layer that passes no gradient on makes all layers before it dead too. Adjacent
     dead layers are therefore one finding, at the layer nearest to the output. Zeros
-    next to the input of a net whose gradient vanishes are an underflow instead. Calls
-    without any gradient are those of a loss that is exactly zero, unless all are or
-    the norms before them were as large as at first.
+    next to the input of a net whose gradient vanishes are an underflow instead. A call
+    in which every norm is zero has a loss of zero and is ignored, unless all calls are
+    like that, or the norms before it were as large as at first.
     """
     table = run.layers
     zero = table.present & (table.norms == 0)

@@ -14,7 +14,7 @@ from . import outputs
 from .backend import recorder_class
 from .diagnosis import diagnose
 from .findings import ADVICE
-from .instrumented_step import RecordGradients, check_private_names
+from .instrumented_step import RecordGradients, check_private_names, replaced
 from .record import Record
 from .views import RecordViews
 from .weights import WeightUpdate
@@ -29,7 +29,8 @@ class GradientNorms(RecordViews, keras.callbacks.Callback):
     and the final weights are bit-identical to those of a run without the callback.
     There are two exceptions. If the optimizer clips norms, XLA on the JAX backend may
     round the last bit of a gradient differently. And the callback traces the train step
-    again: a layer frozen since then is frozen, while Keras alone needs `compile`.
+    again: a layer frozen after `compile` is frozen at once, while Keras alone needs
+    another `compile`.
 
     Layers are named by their path in the model, in order from the input to the output,
     variables by that path and their own name: `encoder/dense`, `encoder/dense/kernel`.
@@ -70,7 +71,8 @@ class GradientNorms(RecordViews, keras.callbacks.Callback):
             execution with `steps_per_execution`), relative to that of the weights. NaN
             if the layer is frozen or not built yet, and in `watch`.
         steps: Int64 array of shape `(steps,)`. The numbers of the optimizer calls.
-        optimizers: String array `(steps,)`. The model's attribute with the optimizer.
+        optimizers: String array `(steps,)`. The model's attribute that holds each
+            optimizer.
 
     Raises:
         NotImplementedError: If the Keras backend is not supported.
@@ -253,9 +255,11 @@ class GradientNorms(RecordViews, keras.callbacks.Callback):
             weights = WeightUpdate(model, self._record.end).measure()
             unknown = np.full(len(weights.updates), np.nan)
             self._record.weights.append(weights._replace(updates=unknown))
-        recorder = self._recorder
+        recorder, labeled = self._recorder, [("optimizer", optimizer)]
         try:
-            with recorder.step_class.watch(model, optimizer, recorder):
+            step = recorder.step_class(model, model.train_function, [recorder], labeled)
+            function = model, "train_function", step
+            with replaced(*step.hooks, *step.call_hooks, function):
                 yield self
             self._warn_if_empty()
         finally:

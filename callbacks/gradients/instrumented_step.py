@@ -125,16 +125,6 @@ class InstrumentedStep:
             recorder.after_run()
         return outputs
 
-    @classmethod
-    @contextlib.contextmanager
-    def watch(cls, model: Any, optimizer: Any, recorder: Recorder) -> Iterator[None]:
-        """Records the calls of an optimizer within a `with` block."""
-        labeled = [("optimizer", optimizer)]
-        step = cls(model, model.train_function, [recorder], labeled)
-        function = model, "train_function", step
-        with replaced(*step.hooks, *step.call_hooks, function):
-            yield
-
     def noting_call(self, layer: Any) -> Callable[..., Any]:
         """Wraps the method `call` of a layer to note the layer's place."""
         call = layer.call

@@ -107,9 +107,9 @@ class JaxRecorder(Recorder):
 
     step_class = JaxInstrumentedStep
     closed = False
-    # The trace of the step, its norms by the numbers of the call and of the recorder
-    # and the layout, and the number of this recorder. A compiled step returns the norms
-    # in the order of these keys, which JAX never forgets.
+    # While JAX traces the step: the state of the trace; the norms of the step by call,
+    # recorder and layout; and the number of this recorder. A compiled step returns the
+    # norms in the order of these keys, which JAX keeps with it.
     traced: tuple[Any, dict[tuple[int, int, Layout], jax.Array], int] | None = None
 
     def compute_norms(self, gradients: list[Any]) -> jax.Array:

@@ -18,11 +18,8 @@ def variable_columns(
     the model's name, so that identical models have identical paths. A shared layer is
     named by its first place, a variable outside the model's layers by its own path.
 
-    Args:
-        model: Keras model.
-        variables: List of variables.
-        calls: Dict from the id of a layer to its place in the order of first calls. A
-            layer that is not in it comes right after the layer that contains it.
+    `calls` maps the id of a layer to its place in the order of first calls. A layer
+    that is not in it comes right after the layer that contains it.
     """
     automatic = _automatic_names(model._flatten_layers(include_self=False))
     owned: dict[int, tuple[Column, Position]] = {}

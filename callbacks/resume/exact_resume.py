@@ -39,9 +39,10 @@ class ExactResume(keras.callbacks.Callback):
 
     A checkpoint holds all variables of the model, its optimizers, metrics and random
     generators, the position in the run, `History`, and the state of other callbacks.
-    The last two are kept. A damaged one is skipped; if one cannot be written, as on a
-    full disk, training continues. Both cause a warning. Of several workers, the chief
-    saves. An iterator in an attribute of the model cannot be saved, with a warning.
+    The two newest checkpoints are kept. A damaged one is skipped; if one cannot be
+    written, as on a full disk, training continues. Both cause a warning. Of several
+    workers, the chief saves. An iterator in an attribute of the model cannot be saved,
+    with a warning.
 
     This callback must be the last in the list. The batches before the checkpoint are
     drawn and skipped: those of the epoch, or of the run if epochs continue the data.
@@ -55,10 +56,11 @@ class ExactResume(keras.callbacks.Callback):
             `EarlyStopping`, `CSVLogger(append=True)`, `GradientNorms`. The state is
             what `get_state()` returns and `set_state(state)` accepts, or else the
             attributes that are numbers, strings, arrays, or lists or dicts of these.
-        data: The `ShuffledBatches` passed to `fit`. Defaults to `None`: it is found.
+        data: The `ShuffledBatches` from which `fit` draws. Needed if `fit` reads them
+            through another object, such as a `tf.data.Dataset`. Defaults to `None`.
         description: Dict for JSON that identifies the run. A checkpoint with another
             description, loss, optimizer or number of batches, or with other layers,
-            activations or shapes of variables, is refused. Defaults to `None`.
+            activations, dtypes or shapes of variables, is refused. Defaults to `None`.
 
     Raises:
         ValueError: If an argument is wrong. When training begins: if the model or an
@@ -111,7 +113,7 @@ class ExactResume(keras.callbacks.Callback):
                 f"Received: directory={self.directory!r}."
             )
         self.save_freq = save_freq
-        self.data = data
+        self.data = self._batches = data
         self.description = description or {}
         self._checkpoints = CheckpointFolder(self.directory)
         self._callback_states = CallbackStates(callbacks)
@@ -153,7 +155,7 @@ class ExactResume(keras.callbacks.Callback):
         self._check_built()
         self._variables, self._bit_generators, unsaved = find_state(self._model)
         self._inspect_fit(unsaved)
-        if self.data and self.params["steps"] is None:
+        if self._batches and self.params["steps"] is None:
             raise ValueError(
                 "`ShuffledBatches` is endless: pass its `steps_per_epoch` to `fit`. "
                 "Received: steps_per_epoch=None."
@@ -174,14 +176,14 @@ class ExactResume(keras.callbacks.Callback):
         self._model._initial_epoch = None
         if not self._resumed or epoch > self._epoch:
             self._epoch, self._batch = epoch, 0
-        if not self.data:
+        if not self._batches:
             if self._resumed and (iterator := find_fit()[0]):
                 skip_epochs(iterator, len(self._epochs))
         elif self._resumed or not self._epochs:  # The first epoch.
             # Keras draws whole executions from an endless sequence.
             size = self._model.steps_per_execution
             drawn = epoch * -(-self.params["steps"] // size) * size
-            self.data.start_at(drawn)
+            self._batches.start_at(drawn)
         self._restore_history()
         if self._resumed and self._batch:
             self._callback_states.skip_batches(self._batch)
@@ -229,8 +231,8 @@ class ExactResume(keras.callbacks.Callback):
     def on_train_end(self, logs: Any = None) -> None:
         self._model._initial_epoch = None
         self._restore_history()
-        if self.data:
-            self.data.start_at(0)
+        if self._batches:
+            self._batches.start_at(0)
 
     def _check_built(self) -> None:
         model = self._model
@@ -261,7 +263,7 @@ class ExactResume(keras.callbacks.Callback):
         if iterator:
             random = find_randomness(iterator)
             data = getattr(iterator.data_adapter, "py_dataset", None)
-            self.data = data if isinstance(data, ShuffledBatches) else None
+            self._batches = data if isinstance(data, ShuffledBatches) else self.data
         if random or unsaved:
             warnings.warn(
                 "A resumed run will not be bit-identical. Pass `ShuffledBatches`, or "
@@ -285,7 +287,7 @@ class ExactResume(keras.callbacks.Callback):
 
     def _describe_run(self) -> Any:
         """Returns values that must be the same in a resumed run."""
-        model, data = self._model, self.data
+        model, data = self._model, self._batches
         run = {
             **describe_model(model),
             "variables": [f"{v.dtype} {list(v.shape)}" for v in self._variables],

@@ -71,14 +71,22 @@ def describe_model(model: Any) -> dict[str, Any]:
     """Returns what must be the same in a resumed run, apart from variables."""
     return {
         "layers": [_describe(layer) for layer in model._flatten_layers()],
-        "loss": keras.tree.map_structure(_name, model.loss),
+        "loss": keras.tree.map_structure(_describe_loss, model.loss),
         "optimizer": _describe_optimizer(model.optimizer),
     }
 
 
 def _describe(layer: Any) -> str:
-    """Returns the class and activation of a layer, which no variable shows."""
-    return f"{type(layer).__name__} {_name(getattr(layer, 'activation', ''))}".strip()
+    """Returns the class, activation and dtype policy, which no variable shows."""
+    activation = _name(getattr(layer, "activation", ""))
+    return " ".join([type(layer).__name__, str(activation), layer.dtype_policy.name])
+
+
+def _describe_loss(loss: Any) -> Any:
+    if not isinstance(loss, keras.losses.Loss):
+        return _name(loss)
+    settings = {k: v for k, v in loss.get_config().items() if np.isscalar(v)}
+    return {**settings, "class": type(loss).__name__}
 
 
 def _name(value: Any) -> Any:

@@ -1,7 +1,6 @@
 """The tour of `zoo demo`: published weights, gradients, a figure, an export."""
 
 import functools
-import os
 import pathlib
 from typing import Any
 
@@ -12,13 +11,11 @@ import zoo
 from zoo.callbacks import GradientNorms
 from zoo.cli import terminal
 from zoo.errors import require
-from zoo.files import atomic_write, expand
+from zoo.files import PathLike, atomic_write, expand
 from zoo.training.publishing import golden_images
 
 
-def run(
-    output: str | os.PathLike[str] = "demo", *, epochs: int = 3, images: int = 4_000
-) -> None:
+def run(output: PathLike = "demo", *, epochs: int = 3, images: int = 4_000) -> None:
     """Shows what the zoo does; writes a figure and an export to the folder `output`."""
     require("matplotlib", "gradzoo[demo]", "The tour")
     folder = expand(output)

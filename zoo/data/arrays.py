@@ -65,7 +65,7 @@ class Box(NamedTuple):
 
 
 def bounds(mask: Any, view: Box, xp: Any) -> Box:
-    """Returns the box of the ones in a mask that covers `view`, or else `view`."""
+    """Returns the box of the ones in a mask over `view`, or `view` if it has none."""
 
     def ends(line: Any, start: Any, stop: Any) -> tuple[Any, Any]:
         points = line.shape[0]

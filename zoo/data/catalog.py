@@ -1,13 +1,11 @@
 """Descriptions of MNIST, Fashion-MNIST and a sample of MNIST."""
 
 import dataclasses
-import os
 from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-PathLike = str | os.PathLike[str]
 # uint8 images (n, height, width, channels) and int64 labels (n,).
 Examples = tuple[NDArray[np.uint8], NDArray[np.int64]]
 Splits = dict[str, Examples]

@@ -14,12 +14,11 @@ from zoo.data.catalog import (
     DatasetInfo,
     DatasetUnavailableError,
     Examples,
-    PathLike,
     Splits,
 )
 from zoo.data.preparation import decoded_file, load_splits
 from zoo.errors import check_argument, check_size, require, suggest
-from zoo.files import expand
+from zoo.files import PathLike, expand
 
 
 def load_dataset(

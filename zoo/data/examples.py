@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from zoo.data.catalog import DESCRIBED, PathLike
+from zoo.data.catalog import DESCRIBED
 from zoo.data.datasets import dataset_info, load_dataset
 from zoo.data.images import find_images, is_file_shape, read_image
 from zoo.errors import check_argument
-from zoo.files import expand
+from zoo.files import PathLike, expand
 
 ArrayPair = tuple[np.ndarray, np.ndarray]  # `(images, labels)`
 Data = Any  # the argument `data`, which `zoo.train` describes
@@ -41,7 +41,7 @@ class LabeledImages(NamedTuple):
     normalization: str | None = None
 
     def checksum(self) -> int:
-        """Returns the checksum by which a resumed run recognizes its data."""
+        """Returns the checksum of images and labels."""
         of_images = zlib.crc32(np.ascontiguousarray(self.images).data)
         return zlib.crc32(np.ascontiguousarray(self.labels).data, of_images)
 

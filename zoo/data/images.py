@@ -10,14 +10,14 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
 from zoo.data.normalization import fit
-from zoo.files import atomic_write, expand
+from zoo.files import PathLike, atomic_write, expand
 
 _SUFFIXES = """.png .jpg .jpeg .jpe .jfif .jp2 .webp .avif .heic .heif .bmp .tif .tiff
 .gif .pbm .pgm .pnm .ppm"""
 IMAGE_SUFFIXES = tuple(_SUFFIXES.split())
 
 
-def find_images(path: str | os.PathLike[str]) -> tuple[list[pathlib.Path], int]:
+def find_images(path: PathLike) -> tuple[list[pathlib.Path], int]:
     """Lists the image file `path`, or those in a folder, and counts the other files.
 
     Folders are searched recursively, linked ones once, and hidden ones are skipped.
@@ -41,7 +41,7 @@ def is_file_shape(shape: tuple[int | None, ...]) -> bool:
 
 
 def read_image(
-    file: str | os.PathLike[str], shape: tuple[int, ...], form: str | None = None
+    file: PathLike, shape: tuple[int, ...], form: str | None = None
 ) -> np.ndarray:
     """Reads an image file as the pixels that a model takes.
 
@@ -83,7 +83,7 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
 
 
 def draw_images(
-    path: str | os.PathLike[str], images: Sequence[np.ndarray], captions: Sequence[str]
+    path: PathLike, images: Sequence[np.ndarray], captions: Sequence[str]
 ) -> None:
     """Writes a PNG file with images side by side, enlarged, above their captions."""
     side = 112

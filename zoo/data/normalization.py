@@ -264,8 +264,8 @@ def _find_strokes(levels: Any, view: Box, xp: Any) -> tuple[Box, Any, Any, Any]:
     threshold, low, high = otsu(rest, xp)
     share = clip((rest - low) / xp.maximum(high - low, 1e-3), xp)
     mask = xp.floats(SMOOTH @ share @ SMOOTH.T > 0.35)
-    # The strokes are those that gaps of a few points connect to the most of ink, not
-    # specks and what the border cuts off.
+    # The strokes are the region with the most ink, and what gaps of a few points
+    # separate from it. Specks and what the border cuts off are left out.
     likely = BLUR @ share @ BLUR.T * CENTRAL * mask
     reach = dilate(mask, 3, xp)
     strokes = xp.fixed_point(

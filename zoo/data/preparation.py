@@ -19,14 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from zoo.data.catalog import (
-    SAMPLE,
-    DatasetInfo,
-    DatasetUnavailableError,
-    PathLike,
-    Splits,
-)
-from zoo.files import atomic_write, expand, lock, sha256
+from zoo.data.catalog import SAMPLE, DatasetInfo, DatasetUnavailableError, Splits
+from zoo.files import PathLike, atomic_write, expand, lock, sha256
 
 NETWORK_TIMEOUT_SECONDS = 4.0
 

@@ -1,7 +1,6 @@
 """Finds, loads and checks exported versions."""
 
 import json
-import os
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +9,7 @@ import numpy as np
 
 from zoo.errors import clean_message, holds_files, name_image, require, warn_if_scaled
 from zoo.exporting import runtimes
-from zoo.files import expand, read_bytes, sha256
+from zoo.files import PathLike, expand, read_bytes, sha256
 
 FORMATS = ("saved_model", *runtimes.FORMATS)
 
@@ -105,7 +104,7 @@ def _load(format: str, path: pathlib.Path) -> Callable[..., dict[str, np.ndarray
     return run
 
 
-def load_exported(path: str | os.PathLike[str]) -> ExportedModel:
+def load_exported(path: PathLike) -> ExportedModel:
     """Loads an exported version after verifying the checksums of its files.
 
     It runs on TensorFlow, or on the runtime of its format, with any Keras backend.
@@ -143,7 +142,7 @@ def load_exported(path: str | os.PathLike[str]) -> ExportedModel:
     return ExportedModel(folder, contract)
 
 
-def check_exported(path: str | os.PathLike[str]) -> pathlib.Path:
+def check_exported(path: PathLike) -> pathlib.Path:
     """Checks that a version has only the exported files and answers its warm-up.
 
     Args:

@@ -23,9 +23,11 @@ def signature_functions(
     """
     shape = tuple(model.inputs[0].shape[1:])
     accepts_files = len(shape) == 2 or shape[2:] in ((1,), (3,))
-    bare_model = _name_outputs(model, features)
+    # The model may take or return a dict.
+    outputs = layer_outputs(model, features) | {"probabilities": model.outputs[0]}
+    bare_model = keras.Model(model.inputs[0], outputs)
 
-    def predict(pixels: Any) -> dict[str, Any]:
+    def answer(pixels: Any) -> dict[str, Any]:
         # Convolutions fail on an empty batch with an unclear message.
         is_filled = tf.shape(pixels)[0] > 0
         pixels = _checked(pixels, is_filled, "The request holds no images.")
@@ -33,10 +35,6 @@ def signature_functions(
         outputs = {name: tf.cast(x, tf.float32) for name, x in outputs.items()}
         if not is_softmax:
             outputs["probabilities"] = tf.nn.softmax(outputs["probabilities"])
-        return outputs
-
-    def answer(pixels: Any) -> dict[str, Any]:
-        outputs = predict(pixels)
         class_id = outputs["class_id"] = tf.argmax(outputs["probabilities"], axis=-1)
         if labels is not None:
             outputs["label"] = tf.gather(tf.constant(labels), class_id)
@@ -56,7 +54,7 @@ def signature_functions(
     def classify(inputs: Any) -> dict[str, Any]:
         examples = tf.ensure_shape(inputs, (None,))
         pixels = _parse_examples(examples, shape, accepts_files, form)
-        probabilities = predict(pixels)["probabilities"]
+        probabilities = answer(pixels)["probabilities"]
         scores, class_ids = tf.math.top_k(probabilities, k=probabilities.shape[1])
         return {"classes": tf.gather(tf.constant(labels), class_ids), "scores": scores}
 
@@ -74,13 +72,6 @@ def signature_functions(
         name: tf.function(function, autograph=False).get_concrete_function(spec)
         for name, (function, spec) in functions.items()
     }
-
-
-def _name_outputs(model: keras.Model, features: Sequence[str]) -> keras.Model:
-    """Returns the same layers with plain tensors, from one input to outputs by name."""
-    outputs = layer_outputs(model, features)
-    # The model may take or return a dict.
-    return keras.Model(model.inputs[0], outputs | {"probabilities": model.outputs[0]})
 
 
 def _parse_examples(

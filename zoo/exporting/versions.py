@@ -28,7 +28,7 @@ from zoo.errors import as_list, check_argument, is_size, quiet_tensorflow
 from zoo.exporting import runtimes
 from zoo.exporting.loading import FORMATS, list_versions, read_contract
 from zoo.exporting.serving_files import write_serving_files
-from zoo.files import atomic_write, expand, flush_to_disk, lock
+from zoo.files import PathLike, atomic_write, expand, flush_to_disk, lock
 from zoo.models.inspection import ends_in_softmax
 from zoo.models.inspection import features as find_features
 from zoo.models.labels import find_data
@@ -36,7 +36,7 @@ from zoo.models.labels import find_data
 
 def export(
     model: keras.Model,
-    base_path: str | os.PathLike[str],
+    base_path: PathLike,
     version: int | None = None,
     *,
     labels: Sequence[str] | None = None,
@@ -197,7 +197,7 @@ def _check_features(model: keras.Model, features: Sequence[str]) -> list[str]:
     return names
 
 
-def _check_base(base_path: str | os.PathLike[str], format: str) -> pathlib.Path:
+def _check_base(base_path: PathLike, format: str) -> pathlib.Path:
     base = expand(base_path)
     received = f"Received: base_path={str(base_path)!r}."
     if base.exists() and not base.is_dir():

@@ -12,7 +12,7 @@ import pathlib
 import platform
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -62,7 +62,31 @@ def write_version(
             _write_saved_model(single, pathlib.Path(saved_model), functions)
             runtimes.write(format, function, saved_model, folder)
     (folder / "labels.txt").write_text("\n".join(labels) + "\n", "utf-8")
-    _write_contract(folder, model, labels, format, form, features, functions)
+    described = {name: _describe(f) for name, f in sorted(functions.items())}
+    arguments = {name for x in described.values() for name in x["inputs"]}
+    card = card_of(model)
+    contract = {
+        "model": model.name,
+        "format": format,
+        "labels": list(labels),
+        "features": list(features),
+        "signatures": described,
+        "normalization": form,
+        "takes_raw_pixels": takes_raw_pixels(model),
+        "preprocessing": {k: v for k, v in PREPROCESSING.items() if k in arguments},
+        "weights": card and dataclasses.asdict(card),
+        "libraries": {
+            "gradzoo": zoo.__version__,
+            "keras": keras.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+            "tensorflow": tf.__version__,
+            **{x: importlib.metadata.version(x) for x in runtimes.packages(format)},
+        },
+        "files": {name: sha256(folder / name) for name in list_files(folder)},
+    }
+    text = json.dumps(contract, indent=2, ensure_ascii=False) + "\n"
+    (folder / "export.json").write_text(text, "utf-8")
 
 
 def in_float32(model: keras.Model) -> keras.Model:
@@ -98,43 +122,6 @@ def _write_saved_model(
     fingerprint = fingerprint_pb2.FingerprintDef.FromString(path.read_bytes())
     fingerprint.ClearField("uuid")
     path.write_bytes(fingerprint.SerializeToString(deterministic=True))
-
-
-def _write_contract(
-    folder: pathlib.Path,
-    model: Any,
-    labels: Sequence[str],
-    format: str,
-    form: str | None,
-    features: Sequence[str],
-    functions: Mapping[str, Any],
-) -> None:
-    """Writes `export.json` for the other files of a version and its signatures."""
-    signatures = {name: _describe(f) for name, f in sorted(functions.items())}
-    arguments = {name for x in signatures.values() for name in x["inputs"]}
-    card = card_of(model)
-    contract = {
-        "model": model.name,
-        "format": format,
-        "labels": list(labels),
-        "features": list(features),
-        "signatures": signatures,
-        "normalization": form,
-        "takes_raw_pixels": takes_raw_pixels(model),
-        "preprocessing": {k: v for k, v in PREPROCESSING.items() if k in arguments},
-        "weights": card and dataclasses.asdict(card),
-        "libraries": {
-            "gradzoo": zoo.__version__,
-            "keras": keras.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-            "tensorflow": tf.__version__,
-            **{x: importlib.metadata.version(x) for x in runtimes.packages(format)},
-        },
-        "files": {name: sha256(folder / name) for name in list_files(folder)},
-    }
-    text = json.dumps(contract, indent=2, ensure_ascii=False) + "\n"
-    (folder / "export.json").write_text(text, "utf-8")
 
 
 def _describe(function: Any) -> Any:

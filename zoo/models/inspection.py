@@ -81,10 +81,6 @@ def preprocess_input(x: Any, data_format: str | None = None) -> Any:
     """Returns `x` unchanged: the models take raw pixels and scale them in the graph.
 
     A placeholder for code that was written for `keras.applications`.
-
-    Args:
-        x: Array or tensor. Images.
-        data_format: String. Has no effect. Defaults to `None`.
     """
     return x
 
@@ -198,6 +194,19 @@ def takes_raw_pixels(model: keras.Model) -> bool:
     """Returns `True` if a model scales its pixels itself."""
     scaling = [x for x in model._flatten_layers() if isinstance(x, layers.Rescaling)]
     return any(np.max(layer.scale) < 0.1 for layer in scaling)
+
+
+def returns_logits(model: keras.Model, given: bool | None = None) -> bool:
+    """Returns `True` if a classifier returns logits.
+
+    `given` decides for models whose last operations do not show it.
+    """
+    try:
+        return not ends_in_softmax(model)
+    except ValueError:
+        if given is None:
+            raise
+        return given
 
 
 def ends_in_softmax(model: keras.Model) -> bool:

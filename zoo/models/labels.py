@@ -10,6 +10,7 @@ import numpy as np
 
 from zoo.data.images import is_file_shape, read_image
 from zoo.data.normalization import is_form_shape
+from zoo.files import PathLike
 from zoo.models.weights import card_of
 
 
@@ -51,8 +52,8 @@ def _restore(reduced: tuple[Any, ...], *description: Any) -> keras.Model:
 def find_data(model: keras.Model) -> tuple[tuple[str, ...] | None, str | None]:
     """Returns the categories and the normalization of a model, or `(None, None)`.
 
-    A copy without these attributes has them if its weights are published ones, and a
-    model around another model if its inputs and outputs are those of the other.
+    A copy that lost these attributes is recognized by its weights, if these are
+    published ones. A model that only wraps another has those of the other.
     """
     categories = getattr(model, "categories", None)
     categories = tuple(categories) if categories is not None else ()
@@ -77,16 +78,17 @@ def find_data(model: keras.Model) -> tuple[tuple[str, ...] | None, str | None]:
 
 
 def read_images(
-    files: Iterable[str | os.PathLike[str]], model: keras.Model, *, as_is: bool = False
+    files: Iterable[PathLike], model: keras.Model, *, as_is: bool = False
 ) -> np.ndarray:
     """Reads image files as the pixels that a model takes.
 
     Files are brought into the form of the images that the model was trained on. For the
     weights for MNIST, this is a digit in light ink on black, in the middle of 28x28
     pixels, whatever the size, colors and lighting of the picture; of several digits,
-    one is read. Images that have this form are not changed. For models without this form, images are resized. A
-    model of which nothing is known, such as a copy by `keras.models.clone_model`,
-    causes a warning: set its `categories` and its `normalization`.
+    one is read. Images that have this form are not changed. For models without this
+    form, images are resized. A model of which nothing is known, such as a copy by
+    `keras.models.clone_model`, causes a warning: set its `categories` and its
+    `normalization`.
 
     Args:
         files: Iterable of paths, or of binary files. Formats that Pillow reads.

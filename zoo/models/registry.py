@@ -7,9 +7,8 @@ import pathlib
 import pkgutil
 from typing import TYPE_CHECKING, Any
 
-from zoo.data.catalog import PathLike
 from zoo.errors import suggest
-from zoo.files import expand
+from zoo.files import PathLike, expand
 from zoo.models.weights import PUBLISHED, Weights, find, is_path, published
 
 if TYPE_CHECKING:

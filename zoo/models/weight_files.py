@@ -4,7 +4,7 @@ import io
 import json
 import pathlib
 import zipfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import h5py
@@ -50,7 +50,7 @@ def read_layers(path: pathlib.Path) -> dict[str, list[np.ndarray]]:
 
 
 def read_config(path: pathlib.Path) -> dict[str, Any]:
-    """Reads the description of the model in a file of a whole model, else `{}`."""
+    """Reads the configuration in a file of a whole model; `{}` for weights alone."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             return dict(json.loads(archive.read("config.json")))
@@ -58,7 +58,7 @@ def read_config(path: pathlib.Path) -> dict[str, Any]:
         return dict(json.loads(file.attrs.get("model_config", "{}")))
 
 
-def read_data(config: dict[str, Any]) -> tuple[list[str] | None, str | None]:
+def read_data(config: dict[str, Any]) -> tuple[Sequence[str] | None, str | None]:
     """Returns the categories and the normalization that a model was saved with.
 
     `config` is from `read_config`. A model around another has those of the other.

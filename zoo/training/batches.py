@@ -42,6 +42,12 @@ def make_batches(examples: LabeledImages, recipe: Recipe) -> TrainingBatches:
     )
 
 
+def checksums(examples: LabeledImages, validation: Any) -> list[int]:
+    """Returns the checksums by which a resumed run recognizes its data."""
+    pairs = [examples, LabeledImages(*validation)] if validation else [examples]
+    return [pair.checksum() for pair in pairs]
+
+
 def as_input(batches: TrainingBatches) -> Any:
     """Returns batches in the form in which `fit` reads them on this backend.
 
@@ -95,6 +101,37 @@ def make_targets(
     return mix
 
 
+def fit(
+    model: keras.Model,
+    batches: TrainingBatches,
+    validation: Any,
+    recipe: Recipe,
+    callbacks: list[keras.callbacks.Callback],
+    verbose: Any,
+) -> dict[str, list[float]]:
+    """Fits a model, and returns the values per epoch."""
+    fitted = model.fit(
+        as_input(batches),
+        epochs=recipe.epochs,
+        steps_per_epoch=batches.steps_per_epoch,
+        validation_data=validation,
+        validation_batch_size=1000,
+        shuffle=False,
+        callbacks=callbacks,
+        verbose=verbose,
+    )
+    history = dict(fitted.history)
+    if recipe.has_averages:
+        fit_statistics(model, batches)
+        if validation:
+            scores = model.evaluate(*validation, 1000, verbose=0, return_dict=True)
+            for name, value in scores.items():
+                # A finished run that is resumed has no history.
+                past = history.get(f"val_{name}", [])
+                history[f"val_{name}"] = [*past[:-1], value]
+    return history
+
+
 def fit_statistics(model: keras.Model, batches: TrainingBatches) -> None:
     """Computes the statistics of batch normalization again, for changed weights.
 
@@ -105,9 +142,11 @@ def fit_statistics(model: keras.Model, batches: TrainingBatches) -> None:
     kind = keras.layers.BatchNormalization
     found = [layer for layer in model._flatten_layers() if isinstance(layer, kind)]
     momenta = [layer.momentum for layer in found]
-    for index in range(STATISTICS_BATCHES if found else 0):
-        for layer in found:
-            layer.momentum = index / (index + 1)  # of the mean of all batches so far
-        model(whole[index][0], training=True)
-    for layer, momentum in zip(found, momenta, strict=True):
-        layer.momentum = momentum
+    try:
+        for index in range(STATISTICS_BATCHES if found else 0):
+            for layer in found:
+                layer.momentum = index / (index + 1)  # of the mean of all batches
+            model(whole[index][0], training=True)
+    finally:
+        for layer, momentum in zip(found, momenta, strict=True):
+            layer.momentum = momentum

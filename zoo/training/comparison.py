@@ -12,10 +12,10 @@ from typing import Any
 
 import keras
 
-from zoo.data.catalog import PathLike
-from zoo.data.examples import Data, choose_split, has_splits, load_examples
+from zoo.data.examples import ALL, Data, choose_split, has_splits, load_examples, locate
 from zoo.display import Table
 from zoo.errors import check_argument
+from zoo.files import PathLike
 from zoo.models.inspection import count_flops
 from zoo.models.registry import list_models
 from zoo.training.evaluation import evaluate
@@ -95,7 +95,11 @@ def compare(
     load_examples(tested_data, **tested)
     opened = {str(entry): load_model(entry) for entry in trained}
     runs = [e.output_dir for e in models if isinstance(e, Report) and e.output_dir]
-    if seen := [str(e) for e in trained + runs if has_seen(e, tested_data, split)]:
+    seen = [str(e) for e in trained + runs if has_seen(e, tested_data, split)]
+    is_same = tested_data is data or locate(tested_data) == locate(data) is not None
+    if is_same and {"train", ALL} & {*split.split("+")}:
+        seen += names
+    if seen:
         warnings.warn(
             "Models are evaluated on images that they were trained on. Use others, "
             f"e.g. a test split. Received: split={split!r} for {', '.join(seen)}.",
@@ -109,17 +113,7 @@ def compare(
         else:
             name, model, verdict = _train(entry, data, recipe, options)
         scores = evaluate(model, tested_data, **tested)
-        row = {"model": name, "parameters": model.count_params(), "flops": None}
-        with contextlib.suppress(ValueError):  # Of a layer that it does not know.
-            row["flops"] = count_flops(model)
-        row["accuracy"] = scores["accuracy"]
-        row["interval"] = _interval(scores["accuracy"], int(scores["images"]))
-        row["gradients"] = verdict
-        if detailed:
-            row["calibration_error"] = scores["calibration_error"]
-            for name in ("shifted", "rotated", "scaled", "noisy"):
-                row[name] = statistics.mean(scores[name].values())
-        rows.append(row)
+        rows.append({"model": name, **_row(model, verdict, scores)})
     return rows
 
 
@@ -135,7 +129,23 @@ def _train(
             options = {**options, "output_dir": Path(options["output_dir"], name)}
         entry = train(entry, data, recipe, **{"gradient_norms": True, **options})
     norms = entry.gradient_norms
-    return entry.model.name, entry.model, norms.diagnose().verdict if norms else ""
+    verdict = norms.diagnose().verdict if norms and len(norms.steps) else ""
+    return entry.model.name, entry.model, verdict
+
+
+def _row(model: keras.Model, verdict: str, scores: dict[str, Any]) -> dict[str, Any]:
+    """Returns the row of a model in the table, without its name."""
+    row = {"parameters": model.count_params(), "flops": None}
+    with contextlib.suppress(ValueError):  # Of a layer that it does not know.
+        row["flops"] = count_flops(model)
+    row["accuracy"] = scores["accuracy"]
+    row["interval"] = _interval(scores["accuracy"], int(scores["images"]))
+    row["gradients"] = verdict
+    if "calibration_error" in scores:
+        row["calibration_error"] = scores["calibration_error"]
+        for name in ("shifted", "rotated", "scaled", "noisy"):
+            row[name] = statistics.mean(scores[name].values())
+    return row
 
 
 def _interval(share: float, n: int, z: float = 1.96) -> tuple[float, float]:

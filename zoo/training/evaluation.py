@@ -6,10 +6,10 @@ import keras
 import numpy as np
 
 from zoo.data.augmentation import can_distort
-from zoo.data.catalog import PathLike
 from zoo.data.examples import Data, load_examples
 from zoo.errors import quiet_tensorflow, warn_if_scaled
-from zoo.models.inspection import ends_in_softmax, takes_raw_pixels
+from zoo.files import PathLike
+from zoo.models.inspection import returns_logits, takes_raw_pixels
 from zoo.models.labels import find_data
 from zoo.training.measures import measure
 
@@ -39,8 +39,8 @@ def evaluate(
         split: String. `"train"`, `"validation"` or `"test"`, if the data have splits.
             Defaults to `"test"`.
         batch_size: Integer. Images per batch. Defaults to 1000.
-        from_logits: Boolean. True if the model returns logits. Defaults to `None`:
-            the last layers show it.
+        from_logits: Boolean. True if the model returns logits, for models whose last
+            layers do not show it. Defaults to `None`.
         detailed: Boolean. Adds the measures of the cards: accuracy per class,
             confusions, calibration, and accuracy on distorted images, which takes 50
             times as long. Defaults to `False`.
@@ -63,8 +63,7 @@ def evaluate(
     >>> scores["accuracy"] > 0.99
     True
     """
-    if from_logits is None:
-        from_logits = not ends_in_softmax(model)
+    from_logits = returns_logits(model, from_logits)
     categories, form = find_data(model)
     shape = image_shape(model)
     examples = load_examples(data, split, data_dir=data_dir, shape=shape, form=form)
@@ -79,12 +78,7 @@ def evaluate(
         )
     with quiet_tensorflow():
         outputs = model.predict(examples.images, batch_size, verbose)
-    outputs = np.asarray(outputs, np.float64)
-    if np.isnan(outputs).any():
-        raise ValueError(
-            "The outputs of the model are NaN for some images. Are its weights finite? "
-            f"Received: model={model.name!r}."
-        )
+    outputs = _check_outputs(model, outputs)
     names = examples.categories or ()
     if names and not categories and len(names) != outputs.shape[-1]:
         raise ValueError(
@@ -110,3 +104,19 @@ def evaluate(
         with quiet_tensorflow():
             scores |= measure(model, examples.images, labels, np.exp(log_probabilities))
     return scores
+
+
+def _check_outputs(model: keras.Model, outputs: Any) -> np.ndarray:
+    """Returns the outputs of a classifier in float64, for accurate sums."""
+    arrays = keras.tree.flatten(outputs)
+    if len(arrays) > 1 or arrays[0].ndim != 2:
+        raise ValueError(
+            "A classifier must return one array of shape (n, classes). Received: "
+            f"model={model.name!r} with outputs of shapes {[x.shape for x in arrays]}."
+        )
+    if np.isnan(arrays[0]).any():
+        raise ValueError(
+            "The outputs of the model are NaN for some images. Are its weights finite? "
+            f"Received: model={model.name!r}."
+        )
+    return np.asarray(arrays[0], np.float64)

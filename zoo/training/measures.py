@@ -22,13 +22,9 @@ def measure(
     labels: np.ndarray,
     probabilities: np.ndarray,
 ) -> dict[str, Any]:
-    """Measures a classifier of images beyond its accuracy.
+    """Measures a classifier of images `(n, height, width, channels)` beyond accuracy.
 
-    Args:
-        model: Keras model. Returns probabilities or logits of shape `(n, classes)`.
-        images: Array of shape `(n, height, width, channels)`. Pixels in [0, 255].
-        labels: Integer array of shape `(n,)`.
-        probabilities: Array of shape `(n, classes)`. Those of the model for `images`.
+    The pixels are in [0, 255]; `probabilities` are those of the model for `images`.
 
     Returns:
         Dict of `class_accuracy`, a list with `None` for classes without images;

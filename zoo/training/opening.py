@@ -5,9 +5,9 @@ import os
 import pathlib
 from typing import TYPE_CHECKING, Any
 
-from zoo.data.catalog import DESCRIBED, SAMPLE, PathLike
+from zoo.data.catalog import DESCRIBED, SAMPLE
 from zoo.data.examples import ALL, locate
-from zoo.files import expand
+from zoo.files import PathLike, expand
 from zoo.models.registry import create, get_weights
 from zoo.models.weight_files import read_config, read_data
 from zoo.models.weights import is_path

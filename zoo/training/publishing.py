@@ -12,10 +12,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from zoo.data.catalog import DatasetInfo, PathLike
+from zoo.data.catalog import DatasetInfo
 from zoo.data.datasets import dataset_info, load_dataset
 from zoo.errors import check_argument
-from zoo.files import atomic_write, expand, sha256
+from zoo.files import PathLike, atomic_write, expand, sha256
 from zoo.models.inspection import count_flops
 from zoo.models.registry import TRAINING_ARGUMENTS, default_arguments, recipe_path
 from zoo.models.weight_files import save_float16

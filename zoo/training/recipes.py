@@ -10,9 +10,9 @@ import keras
 import numpy as np
 
 from zoo.data.augmentation import distort
-from zoo.data.catalog import PathLike
 from zoo.errors import check_argument, is_size, suggest
-from zoo.models.inspection import ends_in_softmax
+from zoo.files import PathLike
+from zoo.models.inspection import returns_logits
 from zoo.models.registry import recipe_path
 from zoo.models.weights import PUBLISHED
 from zoo.training.speed import choose_jit
@@ -46,8 +46,9 @@ class Recipe:
             the targets. Defaults to 0.9.
         ema_momentum: Float in [0, 1). The momentum of an exponential moving average of
             the weights, which replaces them at the end of the run. The statistics of
-            batch normalization are then computed again. In a short run, a smaller
-            momentum limits the average to a tenth of it. Defaults to 0: no average.
+            batch normalization are then computed again. In a short run, the momentum
+            is lowered so that the average covers at most a tenth of it. Defaults to 0:
+            no average.
 
     Reference:
     - [Szegedy et al., 2016](https://arxiv.org/abs/1512.00567): label smoothing.
@@ -118,6 +119,16 @@ class Recipe:
     def id(self) -> str:
         """Full name of the weights that the recipe trains, e.g. `"lenet5.mnist.v1"`."""
         return f"{self.model}.{self.dataset}.v{self.version}"
+
+    @property
+    def has_soft_targets(self) -> bool:
+        """True if the recipe trains on probabilities instead of labels."""
+        return bool(self.label_smoothing or self.teacher)
+
+    @property
+    def has_averages(self) -> bool:
+        """True if averages replace the weights at the end of the run."""
+        return bool(self.ema_momentum or self.optimizer.get("use_ema"))
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Recipe":
@@ -196,21 +207,15 @@ def compile_model(
             f"Unknown optimizer. {suggest(name, known)} Received: optimizer={name!r}."
         )
     optimizer = keras.optimizers.get({"class_name": name, "config": config})
-    if from_logits is None:
-        from_logits = not ends_in_softmax(model)
+    from_logits = returns_logits(model, from_logits)
     kind = keras.losses.SparseCategoricalCrossentropy
-    if has_soft_targets(recipe):
+    if recipe.has_soft_targets:
         kind = keras.losses.CategoricalCrossentropy
     loss = kind(from_logits=from_logits)
     jit = choose_jit(model, recipe.epochs * steps_per_epoch)
     model.compile(optimizer, loss, metrics=["accuracy"], jit_compile=jit)
     # TensorFlow traces the first step twice if it creates variables.
     model.optimizer.build(model.trainable_variables)
-
-
-def has_soft_targets(recipe: Recipe) -> bool:
-    """Returns `True` if a recipe trains on probabilities instead of labels."""
-    return bool(recipe.label_smoothing or recipe.teacher)
 
 
 def _schedule(recipe: Recipe, steps_per_epoch: int) -> Any:

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from zoo.callbacks import ExactResume, GradientNorms
 from zoo.callbacks.resume.replicas import is_chief
 from zoo.data.augmentation import can_distort
-from zoo.data.catalog import PathLike
 from zoo.data.examples import (
     ArrayPair,
     Data,
@@ -23,27 +23,15 @@ from zoo.data.examples import (
     load_training_data,
 )
 from zoo.errors import warn_if_scaled
-from zoo.files import expand
+from zoo.files import PathLike, expand
 from zoo.models.inspection import takes_raw_pixels
 from zoo.models.labels import describe_data, find_data
 from zoo.models.registry import check_name, create, get_weights
 from zoo.training import run_folder
-from zoo.training.batches import (
-    TrainingBatches,
-    as_input,
-    fit_statistics,
-    make_batches,
-    make_targets,
-)
+from zoo.training.batches import checksums, fit, make_batches, make_targets
 from zoo.training.evaluation import image_shape
 from zoo.training.opening import TRAINED
-from zoo.training.recipes import (
-    Recipe,
-    compile_model,
-    default_recipe,
-    has_soft_targets,
-    load_recipe,
-)
+from zoo.training.recipes import Recipe, compile_model, default_recipe, load_recipe
 from zoo.training.speed import describe_engine, tell_about_onednn
 
 
@@ -54,8 +42,10 @@ class Report:
     Attributes:
         model: Keras model, trained.
         recipe: `Recipe` that was run.
-        history: Dict. Values per epoch, as in `keras.callbacks.History`. If the recipe
-            averages the weights, the last values of the validation are of the averages.
+        history: Dict. Values per epoch, as in `keras.callbacks.History`. With a teacher
+            or label smoothing, `loss` and `accuracy` compare with the soft targets. If
+            the recipe averages the weights, the last values of the validation are of
+            the averages.
         seconds: Float. Wall time of the training.
         output_dir: Path. Folder of the run, or `None`.
         gradient_norms: The `GradientNorms` callback, or `None`.
@@ -72,7 +62,8 @@ class Report:
         epochs, figures = self.recipe.epochs, self.history.items()
         count = "1 epoch" if epochs == 1 else f"{epochs} epochs"
         lines = [f"{self.model.name}: {count} in {self.seconds:.0f} s"]
-        if last := [f"{name} {values[-1]:.4f}" for name, values in figures if values]:
+        last = [f"{n} {v[-1]:.4f}" for n, v in figures if v and np.ndim(v[-1]) == 0]
+        if last:
             lines.append(f"last epoch: {', '.join(last)}")
         if self.gradient_norms is not None and len(self.gradient_norms.steps):
             lines += [str(finding) for finding in self.gradient_norms.diagnose()]
@@ -174,7 +165,7 @@ def train(
     teacher = completed.teacher and get_weights(completed.teacher).sha256
     description |= {"teacher": teacher, **describe_engine(model)}
     tell_about_onednn(model)
-    if has_soft_targets(completed):
+    if completed.has_soft_targets:
         classes = _count_classes(model, examples)
         batches.targets = make_targets(examples, completed, classes)
         if validation:
@@ -182,21 +173,21 @@ def train(
             validation = images, keras.utils.to_categorical(labels, classes)
     if not is_chief(model):  # Of several workers, only the chief writes.
         folder, verbose = None, 0
-    recorder, hooks = _make_callbacks(callbacks, folder, gradient_norms)
+    recorder, hooks = _make_callbacks(callbacks, completed, folder, gradient_norms)
     if output_dir is not None:
         checkpoint = ExactResume(
             expand(output_dir) / "checkpoint",
             save_freq=save_freq,
             callbacks=[*hooks],
             data=batches,
-            description={**description, "data": examples.checksum()},
+            description={**description, "data": checksums(examples, validation)},
         )
         if folder and not checkpoint.has_checkpoint():
-            run_folder.start_folder(folder, description, data, examples)
+            run_folder.start_folder(folder, model, description, data, examples)
         hooks.append(checkpoint)
     started = time.perf_counter()
     with run_folder.completing_files(hooks):
-        history = _fit(model, batches, validation, completed, hooks, verbose)
+        history = fit(model, batches, validation, completed, hooks, verbose)
     seconds = time.perf_counter() - started
     run_folder.save_model(model, folder)
     return Report(model, completed, history, seconds, folder, recorder)
@@ -231,6 +222,13 @@ def _complete_recipe(
     given: dict[str, Any],
 ) -> Recipe:
     """Returns the recipe to run, with the arguments given to `train`."""
+    if isinstance(model, str):
+        check_name(model)
+    elif not isinstance(model, keras.Model):
+        raise TypeError(
+            "`model` must be the name of a model or a Keras model, such as that of "
+            f"`zoo.load_model`. Received: model={model!r}."
+        )
     given = {**given, "dataset": dataset_name(data)}
     given = {name: value for name, value in given.items() if value is not None}
     if recipe is None:
@@ -238,8 +236,6 @@ def _complete_recipe(
         recipe = default_recipe(name, given.get("dataset"))
     elif not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe)
-    if isinstance(model, str):
-        check_name(model)
     if isinstance(model, str) and model != recipe.model:
         raise ValueError(
             f"The recipe is for the model {recipe.model!r}. Received: model={model!r}."
@@ -282,10 +278,15 @@ def _build(
         model = create(model, **(shapes | recipe.arguments))
     elif not model.built:
         model.build((None, *examples.images.shape[1:]))
-    if takes_raw_pixels(model):
+    if takes_raw_pixels(model) or recipe.teacher:
         warn_if_scaled(examples.images)
     labels, outputs = examples.categories, _count_classes(model, examples)
     largest = max(y.max() for y in (examples.labels, *(validation or ())[1:]))
+    if outputs < 2:
+        raise ValueError(
+            "A classifier needs at least two classes, with an output for each. "
+            f"Received: a model with {outputs} output, labels up to {largest}."
+        )
     if outputs <= largest:
         raise ValueError(
             f"The model {model.name!r} has {outputs} classes. Received: data with the "
@@ -294,27 +295,47 @@ def _build(
     if labels and len(labels) == outputs:
         describe_data(model, labels, examples.normalization)
     elif labels:
+        describe_data(model, None, examples.normalization)
         warnings.warn(
-            f"The model {model.name!r} has {outputs} classes for {len(labels)} labels, "
-            "and so does not keep them; `zoo.evaluate` cannot match them. Build it "
-            "with a class for each.",
+            f"The model {model.name!r} has {outputs} classes, but the data have "
+            f"{len(labels)} labels, so the labels are not stored and `zoo.evaluate` "
+            "cannot match them. Build the model with one class per label.",
             stacklevel=3,
         )
     return model
 
 
 def _count_classes(model: str | keras.Model, examples: LabeledImages) -> int:
-    """Returns the number of outputs of a model or, if it has no graph, of labels."""
-    labels = len(examples.categories or ()) or int(examples.labels.max()) + 1
-    return int(getattr(model, "output_shape", (labels,))[-1])
+    """Returns the number of outputs of a model or, for a name, of labels."""
+    if isinstance(model, str):
+        return len(examples.categories or ()) or int(examples.labels.max()) + 1
+    shape = getattr(model, "output_shape", None)
+    if shape is None:  # of a subclass of `keras.Model`
+        images = keras.KerasTensor((None, *examples.images.shape[1:]))
+        outputs = model.compute_output_spec(images)
+        shape = keras.tree.map_structure(lambda x: x.shape, outputs)
+    if not isinstance(shape, tuple) or len(shape) != 2:
+        raise ValueError(
+            "A classifier must return one array of shape (n, classes). Received: "
+            f"model={model.name!r} with outputs of shape {shape}."
+        )
+    return int(shape[-1])
 
 
 def _make_callbacks(
     callbacks: Sequence[keras.callbacks.Callback],
+    recipe: Recipe,
     folder: pathlib.Path | None,
     gradient_norms: bool,
 ) -> tuple[GradientNorms | None, list[keras.callbacks.Callback]]:
     """Returns the recorder of gradient norms, or `None`, and all callbacks."""
+    restores = [getattr(c, "restore_best_weights", False) for c in callbacks]
+    if recipe.has_averages and any(restores):
+        raise ValueError(
+            "`EarlyStopping` would replace the averaged weights at the end of the run. "
+            "Pass `restore_best_weights=False`, or a recipe without averages. "
+            "Received: restore_best_weights=True."
+        )
     hooks, recorder = list(callbacks), None
     if gradient_norms:
         recorder = GradientNorms(csv=folder / "gradient_norms.csv" if folder else None)
@@ -323,34 +344,3 @@ def _make_callbacks(
         folder.mkdir(parents=True, exist_ok=True)
         hooks.append(keras.callbacks.CSVLogger(folder / "log.csv", append=True))
     return recorder, hooks
-
-
-def _fit(
-    model: keras.Model,
-    batches: TrainingBatches,
-    validation: Any,
-    recipe: Recipe,
-    hooks: list[keras.callbacks.Callback],
-    verbose: Any,
-) -> dict[str, list[float]]:
-    """Fits the model, and returns the values per epoch."""
-    fitted = model.fit(
-        as_input(batches),
-        epochs=recipe.epochs,
-        steps_per_epoch=batches.steps_per_epoch,
-        validation_data=validation,
-        validation_batch_size=1000,
-        shuffle=False,
-        callbacks=hooks,
-        verbose=verbose,
-    )
-    history = dict(fitted.history)
-    if recipe.ema_momentum or recipe.optimizer.get("use_ema"):
-        fit_statistics(model, batches)
-        if validation:
-            scores = model.evaluate(*validation, 1000, verbose=0, return_dict=True)
-            for name, value in scores.items():
-                # A finished run that is resumed has no history.
-                past = history.get(f"val_{name}", [])
-                history[f"val_{name}"] = [*past[:-1], value]
-    return history

@@ -16,23 +16,32 @@ import numpy as np
 
 from zoo.callbacks import ExactResume, GradientNorms
 from zoo.callbacks.resume.replicas import gather
-from zoo.data.catalog import PathLike
 from zoo.data.examples import Data, LabeledImages, dataset_name, locate
-from zoo.files import atomic_write, expand
+from zoo.files import PathLike, atomic_write, expand
 from zoo.training.opening import TRAINED
 from zoo.training.recipes import Recipe
 
 
 def check_output_dir(path: PathLike | None, resume: bool) -> pathlib.Path | None:
     """Raises an error if a run cannot start, or cannot be resumed, in a folder."""
-    folder = expand(path) if path is not None else None
-    if resume and folder is None:
-        raise ValueError("`resume` needs a folder. Received: output_dir=None.")
-    if folder and not resume and ExactResume(folder / "checkpoint").has_checkpoint():
+    if path is None:
+        if resume:
+            raise ValueError("`resume` needs a folder. Received: output_dir=None.")
+        return None
+    folder = expand(path)
+    has_checkpoint = ExactResume(folder / "checkpoint").has_checkpoint()
+    has_model = (folder / TRAINED).exists()
+    if has_checkpoint and not resume:
         raise FileExistsError(
             "The folder holds the checkpoint of another run. Resume that run "
             "(`resume=True`, on the command line --resume), or choose another "
             f"`output_dir` (--output). Received: output_dir={folder}."
+        )
+    if has_model and not has_checkpoint:
+        raise FileExistsError(
+            "The folder holds the model of a finished run, whose checkpoint is gone. "
+            "Choose another `output_dir` (on the command line --output), or remove "
+            f"the folder. Received: output_dir={folder}."
         )
     return folder
 
@@ -49,12 +58,15 @@ def describe(
 
 def start_folder(
     folder: pathlib.Path,
+    model: keras.Model,
     description: dict[str, Any],
     data: Data,
     examples: LabeledImages,
 ) -> None:
-    """Writes `run.json`, and removes the log of a run that left no checkpoint."""
-    (folder / "log.csv").unlink(missing_ok=True)
+    """Writes `run.json`, and removes the logs of a run that left no checkpoint."""
+    keras.saving.serialize_keras_object(model)  # Its errors come before training.
+    for name in ("log.csv", "gradient_norms.csv"):
+        (folder / name).unlink(missing_ok=True)
     backend = keras.backend.backend()
     versions = {"python": platform.python_version(), "keras": keras.__version__}
     versions[backend] = sys.modules[backend].__version__

@@ -10,7 +10,7 @@ from keras import layers
 
 _DENSE = (layers.Dense, layers.BatchNormalization, layers.LayerNormalization)
 _CONVOLUTION = layers.Conv2D.__base__
-# XLA compiles for one to two seconds, as long as it saves in about as many steps.
+# XLA takes one to two seconds to compile, the time that it saves in about 2,000 steps.
 COMPILED_STEPS = 2_000
 
 

@@ -171,12 +171,16 @@ def test_another_run_is_refused(tmp_path):
     fit_small(tmp_path, small(), description={"data": 1})
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     two = {"model": small(units=2), "y": np.ones((32, 2))}
-    tanh, other_loss = small(), small()
+    tanh, other_loss, summed, low = small(), small(), small(), small()
+    summed.compile(summed.optimizer, keras.losses.MeanSquaredError("sum"))
+    low.layers[-1].dtype_policy = "mixed_bfloat16"
     tanh.layers[-1].activation = keras.activations.tanh
     other_loss.compile(other_loss.optimizer, "mae")
     for settings, difference in [
         ({"model": tanh}, "layers: saved .*linear.*, received .*tanh"),
         ({"model": other_loss}, "loss: saved .*, received mae"),
+        ({"model": summed}, "loss: saved .*, received .*'reduction': 'sum'"),
+        ({"model": low}, "layers: saved .*float32.*, received .*bfloat16"),
         ({"model": small("sgd")}, "optimizer: saved .*Adam.*, received .*SGD"),
         (two, r"variables: saved .*\[8, 1\].*, received .*8, 2"),
         ({"batch_size": 8}, "batches: saved 8, received 4"),

@@ -9,7 +9,14 @@ from keras.ops import convert_to_numpy
 
 import zoo
 from zoo.data.examples import LabeledImages
-from zoo.training.batches import as_input, fit_statistics, make_batches, make_targets
+from zoo.training.batches import (
+    STATISTICS_BATCHES,
+    TrainingBatches,
+    as_input,
+    fit_statistics,
+    make_batches,
+    make_targets,
+)
 from zoo.training.recipes import Recipe, compile_model
 
 DIGITS = tuple("0123456789")
@@ -130,7 +137,9 @@ def test_a_short_run_averages_its_last_tenth():
         assert model.optimizer.ema_momentum == pytest.approx(momentum)
 
 
-def test_soft_targets_and_averages_are_resumed_to_the_bit(examples, tmp_path):
+def test_soft_targets_and_averages_are_resumed_to_the_bit(
+    examples, tmp_path, monkeypatch
+):
     class Stop(keras.callbacks.Callback):
         def __init__(self, stop):
             super().__init__()
@@ -150,6 +159,17 @@ def test_soft_targets_and_averages_are_resumed_to_the_bit(examples, tmp_path):
     for stop in (2, 30, 60):
         with pytest.raises(InterruptedError):
             zoo.train("deep_mlp", data, **options, callbacks=[Stop(stop)])
+    drawn, draw = [], TrainingBatches.__getitem__
+
+    def note(self, index):
+        drawn.append(index)
+        return draw(self, index)
+
+    monkeypatch.setattr(TrainingBatches, "__getitem__", note)
     resumed = zoo.train("deep_mlp", data, **options)
+    # Those of finished epochs are not drawn. `fit_statistics` draws some more, too.
+    steps = len(data[0]) // recipe.batch_size
+    left = recipe.epochs * steps - 60
+    assert len(drawn) - STATISTICS_BATCHES in range(left, left + steps + 5)
     for one, other in zip(whole.model.weights, resumed.model.weights, strict=True):
         np.testing.assert_array_equal(one, other)

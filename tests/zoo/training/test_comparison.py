@@ -51,10 +51,16 @@ def test_what_cannot_be_compared_is_said_before_training(tmp_path):
     x = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(inputs))
     x = keras.layers.EinsumDense("ab,bc->ac", 10)(x)
     own = keras.Model(inputs, keras.layers.Activation("log_softmax")(x), name="own")
-    data = {"validation_data": (images, labels), "output_dir": tmp_path}
+    pair = images, labels
+    data = {"data": pair, "validation_data": pair, "output_dir": tmp_path}
     options = {"epochs": 1, "verbose": 0, "from_logits": True}
-    [row] = zoo.compare([own], (images, labels), **data, **options)
+    seen = pytest.warns(UserWarning, match=r"were trained on.*for own\.")
+    with seen:
+        [row] = zoo.compare([own], **data, **options, gradient_norms=False)
     assert (row["model"], row["flops"]) == ("own", None)
+    with seen, pytest.warns(UserWarning, match="seen no gradient"):
+        [row] = zoo.compare([own], **data, **options, resume=True)
+    assert row["gradients"] == ""  # The finished run had no step left.
     assert (tmp_path / "own" / "trained.keras").is_file()
 
 

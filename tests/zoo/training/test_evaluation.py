@@ -33,7 +33,11 @@ def test_scaled_pixels_give_a_warning(examples):
         zoo.evaluate(zoo.ShallowMLP(8), scaled)
     with pytest.warns(UserWarning, match="Pass them unscaled"):
         zoo.train("shallow_mlp", scaled, epochs=1, batch_size=500, verbose=0)
-    zoo.evaluate(zoo.ShallowMLP(8, include_preprocessing=False), scaled)
+    unscaled = zoo.ShallowMLP(8, include_preprocessing=False)
+    zoo.evaluate(unscaled, scaled)
+    recipe = zoo.Recipe("own", "mnist", epochs=1, teacher="lenet5.mnist")
+    with pytest.warns(UserWarning, match="Pass them unscaled"):  # for the teacher
+        zoo.train(unscaled, scaled, recipe, verbose=0)
 
 
 def test_outputs_that_are_nan_are_refused(examples):
@@ -57,6 +61,10 @@ def test_a_subclassed_model_says_what_it_returns(examples):
         Own(), examples, epochs=1, from_logits=False, batch_size=500, verbose=0
     )
     assert report.history["loss"]
+    some = examples[1] < 9
+    recipe = zoo.Recipe("own", "mnist", epochs=1, label_smoothing=0.1, batch_size=500)
+    data = {"data": (examples[0][some], examples[1][some]), "validation_data": examples}
+    assert zoo.train(Own(), recipe=recipe, **data, from_logits=False, verbose=0)
 
 
 def test_logits_can_be_declared(examples):
@@ -65,6 +73,11 @@ def test_logits_can_be_declared(examples):
     model = keras.Model(inputs, keras.layers.Activation("log_softmax")(x))
     with pytest.raises(ValueError, match="pass `from_logits`"):
         zoo.evaluate(model, examples)
+    clear = zoo.ShallowMLP(8)  # Its last layers decide.
+    expected = zoo.evaluate(clear, examples)
+    assert zoo.evaluate(clear, examples, from_logits=True) == expected
+    of_dict = keras.Model(clear.inputs, {"probabilities": clear.outputs[0]})
+    assert zoo.evaluate(of_dict, examples) == expected
     loss = zoo.evaluate(model, examples, from_logits=True)["loss"]
     assert loss == pytest.approx(np.log(10), rel=0.2)
     report = zoo.train(model, examples, epochs=1, from_logits=True, verbose=0)
