@@ -94,7 +94,7 @@ bench: $(INSTALLED)
 
 # The diagnosis of gradients on networks that did not set its thresholds.
 bench-diagnosis: $(INSTALLED)
-	PYTHONPATH=tests/helpers $(BIN)/python benchmarks/diagnosis.py
+	$(BIN)/python benchmarks/diagnosis.py
 
 clean:
 	rm -rf .venv* dist demo site .*_cache

@@ -1,6 +1,6 @@
 """Measures the diagnosis of `GradientNorms` on networks, healthy and faulty.
 
-    PYTHONPATH=tests/helpers python benchmarks/diagnosis.py [--half A]
+    python benchmarks/diagnosis.py [--half A]
 
 Prints a line per network and the verdicts of its seeds, then the confusion table. The
 verdict on a healthy network is right if there is no finding; on a faulty one, if the

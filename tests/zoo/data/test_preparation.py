@@ -133,7 +133,10 @@ def test_a_killed_preparation_does_not_count(source_dir, tmp_path, offline):
 
 
 # Without fcntl, filelock falls back to a lock of its own, as on some systems.
-@pytest.mark.parametrize("first_line", ["", 'sys.modules["fcntl"] = None'])
+WITHOUT_FCNTL = pytest.param('sys.modules["fcntl"] = None', marks=pytest.mark.endurance)
+
+
+@pytest.mark.parametrize("first_line", ["", WITHOUT_FCNTL])
 def test_two_processes_can_prepare_at_the_same_time(first_line, source_dir, tmp_path):
     data_dir, half_way = tmp_path / "data", tmp_path / "half-way"
     slow = {"TINY_HALF_WAY": str(half_way), "TINY_PAUSE_SECONDS": "2"}

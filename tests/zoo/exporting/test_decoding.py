@@ -100,7 +100,7 @@ def test_png_of_16_bits(decoders):
 
 
 def test_files_become_the_same_pixels_in_the_graph_and_in_python(tmp_path):
-    """On 240 redrawn digits: a wrong polarity would change nearly all pixels."""
+    """On 120 redrawn digits: a wrong polarity would change nearly all pixels."""
     model = zoo.LeNet5(weights="mnist")
     exported = load_exported(export(model, tmp_path))
     assert exported._contract["normalization"] == "mnist"
@@ -108,14 +108,14 @@ def test_files_become_the_same_pixels_in_the_graph_and_in_python(tmp_path):
     rng, styles = np.random.default_rng(2), itertools.cycle(STYLES)
     files = [
         redraw(image[..., 0], style, rng, largest=150)
-        for image, style in zip(images[:240], styles, strict=False)
+        for image, style in zip(images[:120], styles, strict=False)
     ]
     expected = model.predict(zoo.read_images(files, model), verbose=0)
     received = exported.predict([file.getvalue() for file in files])
     same = received["class_id"] == expected.argmax(-1)
-    assert same.mean() >= 0.99
+    assert (~same).sum() <= 1
     difference = np.abs(received["probabilities"] - expected).max(1)
-    assert np.quantile(difference, 0.99) < 0.05
+    assert np.sort(difference)[-2] < 0.05
     messages = examples("image/encoded", [[file.getvalue()] for file in files[:6]])
     classified = exported._run("classify", {"inputs": np.array(messages, object)})
     np.testing.assert_allclose(

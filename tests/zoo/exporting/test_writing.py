@@ -77,12 +77,13 @@ def test_weights_are_stored_once(tmp_path):
 
 PROGRAM = """
 import numpy as np, sys, zoo
+assert zoo.load_model(sys.argv[1] + "/mine.keras").name == "mine"
 import keras
 images, labels = np.zeros((3, 784)), np.zeros(3, int)
 for _ in range(6):  # TensorFlow warns after five.
     model = keras.Sequential([keras.Input((784,)), keras.layers.Dense(2, "softmax")])
     model.categories = "no", "yes"
-    zoo.load_exported(zoo.export(model, sys.argv[1])).predict(images)
+    zoo.load_exported(zoo.export(model, sys.argv[1] + "/own")).predict(images)
     zoo.features(model)(images)
     zoo.evaluate(model, (images, labels))
 """
@@ -90,6 +91,7 @@ for _ in range(6):  # TensorFlow warns after five.
 
 def test_python_is_quiet(tmp_path):
     """In an interactive session, too, where TensorFlow reports more."""
+    zoo.LeNet1998(name="mine").save(tmp_path / "mine.keras")  # with registered layers
     process = subprocess.run(
         [sys.executable, "-i", "-c", PROGRAM, tmp_path],
         stdin=subprocess.DEVNULL,

@@ -57,7 +57,14 @@ def test_card_states_size_cost_and_golden_outputs(card):
     assert weights_lib.card_of(model) is None
 
 
-@each_card
+# ConvNet takes as long as all others.
+SLOW = {"convnet": [pytest.mark.endurance]}
+
+
+@pytest.mark.parametrize(
+    "card",
+    [pytest.param(x, id=x.id, marks=SLOW.get(x.model, [])) for x in zoo.list_weights()],
+)
 def test_accuracy_on_the_test_images_is_the_cards(card, prepared_data_dir):
     model = zoo.create(card.model, weights=card)
     scores = zoo.evaluate(model, card.dataset, data_dir=prepared_data_dir)
