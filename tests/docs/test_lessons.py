@@ -7,11 +7,9 @@ import pytest
 from paths import ROOT, run_python
 
 LESSONS = sorted((ROOT / "docs" / "lessons").glob("*.py"))
-# `make docs` executes them all; these take minutes.
-LONG = [pytest.param(lesson, marks=pytest.mark.endurance) for lesson in LESSONS[1:]]
 
 
-@pytest.mark.parametrize("lesson", [LESSONS[0], *LONG], ids=lambda path: path.stem)
+@pytest.mark.parametrize("lesson", LESSONS, ids=lambda path: path.stem)
 def test_lesson(lesson, tmp_path):
     """It needs no display, no prepared dataset, and writes no file."""
     settings = {"MPLBACKEND": "agg", "TFDS_DATA_DIR": str(tmp_path)}

@@ -84,7 +84,7 @@ def LeNet5(
 
 def ConvNet(
     *,
-    filters: Sequence[int] = (32, 64, 128),
+    filters: Sequence[int] = (32, 64, 64, 128, 128),
     dense_units: int = 128,
     activation: Any = "relu",
     dropout: float = 0.3,
@@ -100,16 +100,18 @@ def ConvNet(
 ) -> keras.Model:
     """Builds a modern net in the style of LeNet, with under 500,000 parameters.
 
-    Compared with LeNet-5, it has a third convolution, more feature maps, batch
-    normalization and dropout. Pooling precedes the normalization, which then has a
-    quarter of the work.
+    Compared with LeNet-5, it has five convolutions, more feature maps, batch
+    normalization and dropout. The first convolution has kernels of 5x5, the others of
+    3x3. Pooling follows the first, third and fifth, and precedes the normalization,
+    which then has a quarter of the work.
 
     Reference:
     - [Ioffe and Szegedy, 2015](https://arxiv.org/abs/1502.03167): batch normalization.
     - [Srivastava et al., 2014](https://jmlr.org/papers/v15/srivastava14a): dropout.
 
     Args:
-        filters: Three integers. Feature maps. Defaults to `(32, 64, 128)`.
+        filters: Five integers. Feature maps of each convolution. Defaults to
+            `(32, 64, 64, 128, 128)`.
         dense_units: Integer. Units of the hidden dense layer. Defaults to 128.
         activation: String or function. Hidden activation. Defaults to `"relu"`.
         dropout: Float. Fraction of the dense layers' inputs dropped. Defaults to 0.3.
@@ -126,8 +128,8 @@ def ConvNet(
     >>> zoo.ConvNet(include_top=False, pooling="avg").output.shape
     (None, 128)
     """
-    is_list = np.ndim(filters) == 1 and len(filters) == 3
-    expected = "the feature maps of the three convolutions, such as (32, 64, 128)"
+    is_list = np.ndim(filters) == 1 and len(filters) == 5
+    expected = "the feature maps of five convolutions, such as (32, 64, 64, 128, 128)"
     check_argument(is_list, "filters", filters, expected)
     filters = tuple(check_size("filters", maps) for maps in filters)
     dense_units = check_size("dense_units", dense_units)
@@ -139,21 +141,23 @@ def ConvNet(
     axis = 1 if keras.config.image_data_format() == "channels_first" else -1
 
     inputs, x = blueprint.input(smallest=8)
-    for i, (maps, size) in enumerate(zip(filters, (5, 3, 3), strict=True), start=1):
+    for i, maps in enumerate(filters, start=1):
+        size = 5 if i == 1 else 3
         x = layers.Conv2D(maps, size, padding="same", name=f"conv{i}", **options)(x)
-        x = layers.MaxPooling2D(2, name=f"pool{i}")(x)
+        if i in (1, 3, 5):
+            x = layers.MaxPooling2D(2, name=f"pool{i}")(x)
         x = layers.BatchNormalization(axis, name=f"normalization{i}")(x)
         x = layers.Activation(activation, name=f"activation{i}")(x)
     if include_top:
         x = layers.Flatten(name="flatten")(x)
-        x = layers.Dropout(dropout, name="dropout3")(x)
-        x = layers.Dense(dense_units, name="dense4", **options)(x)
-        x = layers.BatchNormalization(name="normalization4")(x)
-        x = layers.Activation(activation, name="activation4")(x)
-        x = layers.Dropout(dropout, name="dropout4")(x)
+        x = layers.Dropout(dropout, name="dropout5")(x)
+        x = layers.Dense(dense_units, name="dense6", **options)(x)
+        x = layers.BatchNormalization(name="normalization6")(x)
+        x = layers.Activation(activation, name="activation6")(x)
+        x = layers.Dropout(dropout, name="dropout6")(x)
     elif pooling:
         x = POOLING[pooling](name=f"{pooling}_pool")(x)
-    return blueprint.model(inputs, x, top=("dense4", "normalization4"))
+    return blueprint.model(inputs, x, top=("dense6", "normalization6"))
 
 
 def _check_pooling(pooling: str | None, include_top: bool) -> None:

@@ -31,9 +31,12 @@ def test_lenet5_layers():
 
 def test_convnet_stays_small():
     assert zoo.ConvNet().count_params() < 500_000
-    small = zoo.ConvNet(filters=np.array([8, 8, 4]), dense_units=4)
-    assert small.count_params() < 8_000
-    for bad in (dict(filters=(32, 64)), dict(filters=(32, 64, 0)), dict(dense_units=0)):
+    small = zoo.ConvNet(filters=np.array([8, 8, 8, 4, 4]), dense_units=4)
+    assert small.count_params() < 3_000
+    shapes = [small.get_layer(f"activation{i}").output.shape[1:] for i in range(1, 6)]
+    assert shapes == [(14, 14, 8), (14, 14, 8), (7, 7, 8), (7, 7, 4), (3, 3, 4)]
+    few, none = dict(filters=(32, 64, 128)), dict(filters=(32, 64, 64, 128, 0))
+    for bad in (few, none, dict(dense_units=0)):
         with pytest.raises(ValueError, match="Received"):
             zoo.ConvNet(**bad)
 
