@@ -455,8 +455,9 @@ for name, net in nets.items():
         for s in shifts
     ]
     print(f"{name:33}", *(f"{a:7.1%}" for a in accuracies[name]), flush=True)
-even = accuracies["convolutions, global max pooling"][::2]
-assert np.allclose(even, even[0], atol=0.002)
+pooled = accuracies["convolutions, global max pooling"]
+assert np.isclose(pooled[2], pooled[0], atol=0.0015)  # at most one digit
+assert np.ptp(pooled) < 0.03
 
 figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
 for (name, values), color, marker in zip(
