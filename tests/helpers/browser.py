@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 from paths import ROOT
 
 PLAY = ROOT / "play"
@@ -58,13 +59,13 @@ class Page:
         from selenium import webdriver
 
         browser, driver = find_browser()
+        assert all((browser, driver)), "install Chromium and its driver, chromedriver"
         options = webdriver.ChromeOptions()
         options.binary_location = browser
         for name in OPTIONS:
             options.add_argument(f"--{name}")
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-        service = webdriver.ChromeService(driver)
-        self.driver = webdriver.Chrome(options, service)
+        self.driver = webdriver.Chrome(options, webdriver.ChromeService(driver))
         self.driver.set_script_timeout(WAIT)
         self.resize(1360, 1000)
         self.url = url
@@ -168,9 +169,10 @@ def _walk(start: Sequence[int], stop: Sequence[int]) -> list[str]:
     from selenium.webdriver.common.keys import Keys
 
     names = ((Keys.ARROW_LEFT, Keys.ARROW_RIGHT), (Keys.ARROW_UP, Keys.ARROW_DOWN))
-    left, keys = [b - a for a, b in zip(start, stop, strict=True)], []
-    while any(left):
-        axis = int(abs(left[1]) > abs(left[0]))
+    left, keys = np.subtract(stop, start), []
+    share = 1 / np.maximum(np.abs(left), 1)
+    while left.any():
+        axis = np.argmax(np.abs(left) * share)
         sign = 1 if left[axis] > 0 else -1
         left[axis] -= sign
         keys.append(names[axis][sign > 0])
