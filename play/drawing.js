@@ -36,7 +36,9 @@ export class Pad {
   /** Returns the opacity of the ink, row by row, in [0, 255]. */
   opacity() {
     const { data } = this.context.getImageData(0, 0, SIDE, SIDE);
-    return Uint8Array.from({ length: SIDE * SIDE }, (_, i) => data[4 * i + 3]);
+    const opacity = new Uint8Array(SIDE * SIDE);
+    for (let i = 0; i < opacity.length; i++) opacity[i] = data[4 * i + 3];
+    return opacity;
   }
 
   replace(strokes, event) {

@@ -7,7 +7,7 @@ const COLORS = [
   [0.5, [84, 104, 224]],
   [1, [245, 241, 230]],
 ];
-const PALETTE = Array.from({ length: 511 }, (_, i) => colorOf((i - 255) / 255));
+const PALETTE = new Uint32Array(511).map((_, i) => colorOf((i - 255) / 255));
 const LEAST_CHANGE = 1e-6; // the left end of the bars; less is rounding of float32
 
 /** Shows the probabilities of the classes. */
@@ -113,16 +113,17 @@ class LayerFigure {
     const { height, width, maps } = this.size;
     const image = this.context.createImageData(this.canvas.width, this.canvas.height);
     const pixels = new Uint32Array(image.data.buffer);
-    const largest = values.reduce((most, x) => Math.max(most, Math.abs(x)), 1e-9);
+    let largest = 1e-9;
+    for (const value of values) largest = Math.max(largest, Math.abs(value));
     const scale = 255 / largest;
+    const rowWidth = this.canvas.width;
     for (let map = 0; map < maps; map++) {
       const left = (map % this.columns) * (width + this.gap);
       const top = Math.floor(map / this.columns) * (height + this.gap);
-      for (let y = 0; y < height; y++) {
-        for (let x = 0; x < width; x++) {
-          const value = values[(y * width + x) * maps + map];
-          const place = (top + y) * image.width + left + x;
-          pixels[place] = PALETTE[255 + Math.round(value * scale)];
+      for (let y = 0, from = map; y < height; y++) {
+        const start = (top + y) * rowWidth + left;
+        for (let place = start; place < start + width; place++, from += maps) {
+          pixels[place] = PALETTE[Math.round(255 + values[from] * scale)];
         }
       }
     }
