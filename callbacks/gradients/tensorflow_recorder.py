@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -33,6 +34,21 @@ class TensorFlowInstrumentedStep(InstrumentedStep):
 
         with replaced((self.model, "train_step", recorded_step)):
             return super().make_function()
+
+    def __call__(self, *args: Any) -> Any:
+        model = self.model
+        is_keras_step = (
+            getattr(model.train_step, "__func__", None) is keras.Model.train_step
+        )
+        # TensorFlow would trace a step that creates variables twice.
+        if (
+            is_keras_step
+            and not getattr(model.optimizer, "built", True)
+            and all(layer.built for layer in model._flatten_layers())
+        ):
+            with model.distribute_strategy.scope():
+                model.optimizer.build(model.trainable_variables)
+        return super().__call__(*args)
 
 
 class TensorFlowRecorder(Recorder):

@@ -190,6 +190,20 @@ def _count(layer: Any, inputs: tuple[Any, ...], outputs: tuple[Any, ...]) -> int
     return 2 * places * sum(int(math.prod(kernel)) for kernel in kernels)
 
 
+def count_classes(model: keras.Model, image_shape: tuple[Any, ...]) -> int:
+    """Returns the number of outputs of a classifier."""
+    shape = getattr(model, "output_shape", None)
+    if shape is None:  # of a subclass of `keras.Model`
+        outputs = model.compute_output_spec(keras.KerasTensor((None, *image_shape)))
+        shape = keras.tree.map_structure(lambda x: x.shape, outputs)
+    if not isinstance(shape, tuple) or len(shape) != 2:
+        raise ValueError(
+            "A classifier must return one array of shape (n, classes). Received: "
+            f"model={model.name!r} with outputs of shape {shape}."
+        )
+    return int(shape[-1])
+
+
 def takes_raw_pixels(model: keras.Model) -> bool:
     """Returns `True` if a model scales its pixels itself."""
     scaling = [x for x in model._flatten_layers() if isinstance(x, layers.Rescaling)]

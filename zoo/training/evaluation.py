@@ -9,7 +9,7 @@ from zoo.data.augmentation import can_distort
 from zoo.data.examples import Data, load_examples
 from zoo.errors import quiet_tensorflow, warn_if_scaled
 from zoo.files import PathLike
-from zoo.models.inspection import returns_logits, takes_raw_pixels
+from zoo.models.inspection import count_classes, returns_logits, takes_raw_pixels
 from zoo.models.labels import find_data
 from zoo.training.measures import measure
 
@@ -76,20 +76,27 @@ def evaluate(
             f"pixels in [0, 255]. Received: shape={examples.images.shape}, "
             f"pixels up to {examples.images.max():g}."
         )
-    with quiet_tensorflow():
-        outputs = model.predict(examples.images, batch_size, verbose)
-    outputs = _check_outputs(model, outputs)
-    names = examples.categories or ()
-    if names and not categories and len(names) != outputs.shape[-1]:
+    classes = count_classes(model, examples.images.shape[1:])
+    names = examples.categories
+    if names and not categories and len(names) != classes:
         raise ValueError(
-            f"The model {model.name!r} has {outputs.shape[-1]} classes without labels. "
+            f"The model {model.name!r} has {classes} classes without labels. "
             "Set `model.categories` to match them with those of the data. Received: "
             f"data with the {len(names)} labels {[*names[:20]]}."
         )
-    if labels.max() >= outputs.shape[-1]:
+    if labels.max() >= classes:
         raise ValueError(
-            f"The model {model.name!r} has {outputs.shape[-1]} classes. Received: "
-            f"data with the label {labels.max()}."
+            f"The model {model.name!r} has {classes} classes. Received: data with the "
+            f"label {labels.max()}."
+        )
+    with quiet_tensorflow():
+        predicted = model.predict(examples.images, batch_size, verbose)
+    [outputs] = keras.tree.flatten(predicted)  # It may be a dict of one array.
+    outputs = np.asarray(outputs, np.float64)  # for accurate sums
+    if np.isnan(outputs).any():
+        raise ValueError(
+            "The outputs of the model are NaN for some images. Are its weights finite? "
+            f"Received: model={model.name!r}."
         )
     if from_logits:
         log_probabilities = outputs - np.logaddexp.reduce(outputs, -1, keepdims=True)
@@ -104,19 +111,3 @@ def evaluate(
         with quiet_tensorflow():
             scores |= measure(model, examples.images, labels, np.exp(log_probabilities))
     return scores
-
-
-def _check_outputs(model: keras.Model, outputs: Any) -> np.ndarray:
-    """Returns the outputs of a classifier in float64, for accurate sums."""
-    arrays = keras.tree.flatten(outputs)
-    if len(arrays) > 1 or arrays[0].ndim != 2:
-        raise ValueError(
-            "A classifier must return one array of shape (n, classes). Received: "
-            f"model={model.name!r} with outputs of shapes {[x.shape for x in arrays]}."
-        )
-    if np.isnan(arrays[0]).any():
-        raise ValueError(
-            "The outputs of the model are NaN for some images. Are its weights finite? "
-            f"Received: model={model.name!r}."
-        )
-    return np.asarray(arrays[0], np.float64)

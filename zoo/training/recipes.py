@@ -208,13 +208,14 @@ def compile_model(
         )
     optimizer = keras.optimizers.get({"class_name": name, "config": config})
     from_logits = returns_logits(model, from_logits)
-    kind = keras.losses.SparseCategoricalCrossentropy
-    if recipe.has_soft_targets:
-        kind = keras.losses.CategoricalCrossentropy
-    loss = kind(from_logits=from_logits)
+    prefix = "" if recipe.has_soft_targets else "Sparse"
+    loss = getattr(keras.losses, f"{prefix}CategoricalCrossentropy")
+    accuracy = getattr(keras.metrics, f"{prefix}CategoricalAccuracy")
     jit = choose_jit(model, recipe.epochs * steps_per_epoch)
-    model.compile(optimizer, loss, metrics=["accuracy"], jit_compile=jit)
-    # TensorFlow traces the first step twice if it creates variables.
+    # TensorFlow would trace a step twice that creates variables, as it does for the
+    # string "accuracy" and for an optimizer that is not built.
+    metrics = [accuracy("accuracy")]
+    model.compile(optimizer, loss(from_logits), metrics=metrics, jit_compile=jit)
     model.optimizer.build(model.trainable_variables)
 
 

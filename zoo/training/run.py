@@ -24,7 +24,7 @@ from zoo.data.examples import (
 )
 from zoo.errors import warn_if_scaled
 from zoo.files import PathLike, expand
-from zoo.models.inspection import takes_raw_pixels
+from zoo.models.inspection import count_classes, takes_raw_pixels
 from zoo.models.labels import describe_data, find_data
 from zoo.models.registry import check_name, create, get_weights
 from zoo.training import run_folder
@@ -166,7 +166,7 @@ def train(
     description |= {"teacher": teacher, **describe_engine(model)}
     tell_about_onednn(model)
     if completed.has_soft_targets:
-        classes = _count_classes(model, examples)
+        classes = count_classes(model, examples.images.shape[1:])
         batches.targets = make_targets(examples, completed, classes)
         if validation:
             images, labels = validation
@@ -272,15 +272,16 @@ def _build(
     recipe: Recipe,
 ) -> keras.Model:
     keras.utils.set_random_seed(recipe.seed)
+    labels, shape = examples.categories, examples.images.shape[1:]
     if isinstance(model, str):
-        classes = _count_classes(model, examples)
-        shapes = {"input_shape": examples.images.shape[1:], "classes": classes}
+        classes = len(labels or ()) or int(examples.labels.max()) + 1
+        shapes = {"input_shape": shape, "classes": classes}
         model = create(model, **(shapes | recipe.arguments))
     elif not model.built:
-        model.build((None, *examples.images.shape[1:]))
+        model.build((None, *shape))
     if takes_raw_pixels(model) or recipe.teacher:
         warn_if_scaled(examples.images)
-    labels, outputs = examples.categories, _count_classes(model, examples)
+    outputs = count_classes(model, shape)
     largest = max(y.max() for y in (examples.labels, *(validation or ())[1:]))
     if outputs < 2:
         raise ValueError(
@@ -303,23 +304,6 @@ def _build(
             stacklevel=3,
         )
     return model
-
-
-def _count_classes(model: str | keras.Model, examples: LabeledImages) -> int:
-    """Returns the number of outputs of a model or, for a name, of labels."""
-    if isinstance(model, str):
-        return len(examples.categories or ()) or int(examples.labels.max()) + 1
-    shape = getattr(model, "output_shape", None)
-    if shape is None:  # of a subclass of `keras.Model`
-        images = keras.KerasTensor((None, *examples.images.shape[1:]))
-        outputs = model.compute_output_spec(images)
-        shape = keras.tree.map_structure(lambda x: x.shape, outputs)
-    if not isinstance(shape, tuple) or len(shape) != 2:
-        raise ValueError(
-            "A classifier must return one array of shape (n, classes). Received: "
-            f"model={model.name!r} with outputs of shape {shape}."
-        )
-    return int(shape[-1])
 
 
 def _make_callbacks(

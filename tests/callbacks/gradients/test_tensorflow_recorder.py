@@ -42,6 +42,18 @@ def test_a_step_that_fails_has_no_row(eagerly, steps_per_execution, points):
     assert not {"apply", "stateless_apply"} & vars(model.optimizer).keys()
 
 
+def test_a_step_is_traced_once(points):
+    """Its optimizer is built before, whose variables it would create."""
+    traced = []
+    count = keras.layers.Lambda(lambda x: traced.append(x) or x)
+    model = keras.Sequential([count, keras.layers.Dense(1)])
+    model.build(points[0].shape)
+    traced.clear()
+    model.compile("adam", "mse")
+    fit(model, points, GradientNorms())
+    assert len(traced) == 1
+
+
 class ManyCalls(keras.Model):
     """Calls its optimizer five times per step."""
 

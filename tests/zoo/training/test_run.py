@@ -261,6 +261,7 @@ def test_models_that_are_no_classifiers_are_refused():
     x = keras.layers.Flatten()(image)
     heads = [keras.layers.Dense(10)(x), keras.layers.Dense(2)(x)]
     images = np.zeros((8, 28, 28, 1), "uint8")
+    recipe = zoo.Recipe("shallow_mlp", "mnist")
     for model, labels, error, message in (
         (keras.Model(image, heads), np.arange(8), ValueError, "shape .*None, 2"),
         (keras.Model(image, image), np.arange(8), ValueError, "one array"),
@@ -269,12 +270,7 @@ def test_models_that_are_no_classifiers_are_refused():
         (pathlib.Path("run"), np.arange(8), TypeError, "zoo.load_model"),
     ):
         with pytest.raises(error, match=message):
-            zoo.train(
-                model,
-                (images, labels),
-                zoo.Recipe("shallow_mlp", "mnist"),
-                from_logits=True,
-            )
+            zoo.train(model, (images, labels), recipe, from_logits=True)
         if isinstance(model, keras.Model):
             with pytest.raises(error, match="one array"):
                 zoo.evaluate(model, (images, labels), from_logits=True)

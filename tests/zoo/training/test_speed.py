@@ -70,3 +70,17 @@ def test_advice_is_given_once_and_for_convolutions(monkeypatch, caplog):
     speed._log_advice.cache_clear()
     speed.tell_about_onednn(zoo.LeNet5())
     assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+def test_a_step_is_traced_once(label_smoothing):
+    """It creates no variables, neither of the optimizer nor of a metric."""
+    traced = []
+    count = keras.layers.Lambda(lambda x: traced.append(x) or x)
+    layers = [keras.Input((28, 28, 1)), count, keras.layers.Flatten()]
+    model = keras.Sequential([*layers, keras.layers.Dense(10, "softmax")])
+    traced.clear()
+    data = zoo.load_dataset("digits-sample", as_="numpy")
+    recipe = Recipe("shallow_mlp", "mnist", epochs=1, label_smoothing=label_smoothing)
+    zoo.train(model, data, recipe, gradient_norms=False, verbose=0)
+    assert len(traced) == 1
