@@ -37,13 +37,10 @@ class TensorFlowInstrumentedStep(InstrumentedStep):
 
     def __call__(self, *args: Any) -> Any:
         model = self.model
-        is_keras_step = (
-            getattr(model.train_step, "__func__", None) is keras.Model.train_step
-        )
         # TensorFlow would trace a step that creates variables twice.
         if (
-            is_keras_step
-            and not getattr(model.optimizer, "built", True)
+            not getattr(model.optimizer, "built", True)
+            and getattr(model.train_step, "__func__", None) is keras.Model.train_step
             and all(layer.built for layer in model._flatten_layers())
         ):
             with model.distribute_strategy.scope():

@@ -195,7 +195,8 @@ def count_classes(model: keras.Model, image_shape: tuple[Any, ...]) -> int:
     shape = getattr(model, "output_shape", None)
     if shape is None:  # of a subclass of `keras.Model`
         outputs = model.compute_output_spec(keras.KerasTensor((None, *image_shape)))
-        shape = keras.tree.map_structure(lambda x: x.shape, outputs)
+        shapes = [x.shape for x in keras.tree.flatten(outputs)]
+        shape = shapes[0] if len(shapes) == 1 else shapes
     if not isinstance(shape, tuple) or len(shape) != 2:
         raise ValueError(
             "A classifier must return one array of shape (n, classes). Received: "

@@ -212,8 +212,8 @@ def compile_model(
     loss = getattr(keras.losses, f"{prefix}CategoricalCrossentropy")
     accuracy = getattr(keras.metrics, f"{prefix}CategoricalAccuracy")
     jit = choose_jit(model, recipe.epochs * steps_per_epoch)
-    # TensorFlow would trace a step twice that creates variables, as it does for the
-    # string "accuracy" and for an optimizer that is not built.
+    # TensorFlow traces a step that creates variables twice. The string "accuracy" and
+    # an optimizer that is not built would create some.
     metrics = [accuracy("accuracy")]
     model.compile(optimizer, loss(from_logits), metrics=metrics, jit_compile=jit)
     model.optimizer.build(model.trainable_variables)
