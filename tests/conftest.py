@@ -11,6 +11,15 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import keras
 import pytest
 
+if keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
+
+    # Freeing an iterator waits for its autotuner, which sleeps for up to a minute.
+    OPTIONS = tf.data.Options()
+    OPTIONS.autotune.enabled = False
+    ITERATE = tf.data.Dataset.__iter__
+    tf.data.Dataset.__iter__ = lambda self: ITERATE(self.with_options(OPTIONS))
+
 
 @pytest.fixture(autouse=True)
 def _fresh_keras():

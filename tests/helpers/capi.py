@@ -15,6 +15,9 @@ import sys
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+
+if __name__ == "__main__":
+    sys.modules["keras"] = None  # Importing it raises ImportError.
 import tensorflow as tf
 
 v1 = tf.compat.v1
@@ -84,5 +87,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.modules["keras"] = None  # Importing it raises ImportError.
     main()

@@ -20,6 +20,9 @@ from typing import Any
 
 import grpc
 import numpy as np
+
+if __name__ == "__main__":
+    sys.modules["keras"] = None  # Importing it raises ImportError.
 import tensorflow as tf
 from capi import Session
 from tensorflow_serving.apis import model_pb2, predict_pb2, prediction_service_pb2_grpc

@@ -15,8 +15,7 @@ def test_replicas_resume_with_their_own_values(tmp_path, strategy):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     with strategy.scope():
         expected = results(whole, *fit(whole, **settings))
-        for count in (5, 4):
-            with pytest.raises(StoppedError):
-                fit(stopped, extra=[StopAt(count)], **settings)
+        with pytest.raises(StoppedError):
+            fit(stopped, extra=[StopAt(5)], **settings)
         received = results(stopped, *fit(stopped, **settings))
     assert received == expected

@@ -35,7 +35,7 @@ def test_redrawn_digits_are_read_as_the_originals(style, convnet):
     images, labels = zoo.load_dataset("digits-sample", "validation", as_="numpy")
     images, labels = images[:150], labels[:150]
     rng = np.random.default_rng(1)
-    files = (redraw(image[..., 0], style, rng, largest=500) for image in images)
+    files = (redraw(image[..., 0], style, rng, largest=250) for image in images)
     redrawn = zoo.read_images(files, convnet)
     found = convnet.predict(redrawn, verbose=0).argmax(-1)
     assert (found != labels).sum() <= (5 if style == "phone photo" else 2)

@@ -44,7 +44,7 @@ def nested():
 
 
 SOFTMAX_MODELS = [
-    *(lenet, vector, gray_without_channel, random_layers, mixed_precision, nested)
+    *(vector, gray_without_channel, random_layers, mixed_precision, nested)
 ]
 
 

@@ -48,26 +48,32 @@ def test_training_learns_and_reports():
     assert report.model.normalization == info.normalization
 
 
-def test_output_dir_holds_everything(tmp_path):
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
     recipe = dataclasses.replace(RECIPE, dataset="mnist")
-    report = train(recipe, output_dir=tmp_path, gradient_norms=True)
-    model = zoo.load_model(tmp_path)
+    return train(recipe, output_dir=folder, save_freq=7, gradient_norms=True)
+
+
+def test_output_dir_holds_everything(undisturbed):
+    report, folder = undisturbed, undisturbed.output_dir
+    model = zoo.load_model(folder)
     assert model.categories == zoo.dataset_info("mnist").classes
     x, _ = zoo.load_dataset("digits-sample", "validation", as_="numpy")
     np.testing.assert_array_equal(
         model.predict(x[:9], verbose=0), report.model.predict(x[:9], verbose=0)
     )
-    rows = read_log(tmp_path)
+    rows = read_log(folder)
     assert [row["epoch"] for row in rows] == ["0", "1"]
     assert float(rows[1]["val_accuracy"]) == report.history["val_accuracy"][1]
-    run = json.loads((tmp_path / "run.json").read_text("utf-8"))
+    run = json.loads((folder / "run.json").read_text("utf-8"))
     assert run["recipe"] == dataclasses.asdict(report.recipe)
     # The run is for the dataset given, whatever the recipe was written for.
     assert run["recipe"] == dataclasses.asdict(RECIPE)
     assert run["split"] == "train"
     assert run["versions"]["keras"] == keras.__version__
     assert len(report.gradient_norms.global_norm) == 80
-    assert (tmp_path / "gradient_norms.csv").read_text("utf-8").count("\n") > 1
+    assert (folder / "gradient_norms.csv").read_text("utf-8").count("\n") > 1
 
 
 def read_log(folder, name="log.csv"):
@@ -87,10 +93,9 @@ def recorded(folder, column):
     return [float(row[column]) for row in read_log(folder, "gradient_norms.csv")]
 
 
-def test_a_resumed_run_equals_an_undisturbed_one(tmp_path):
+def test_a_resumed_run_equals_an_undisturbed_one(undisturbed, tmp_path):
     settings = {"save_freq": 7, "gradient_norms": True}
-    expected = train(output_dir=tmp_path / "expected", **settings)
-    folder = tmp_path / "run"
+    expected, folder = undisturbed, tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
         train(output_dir=folder, callbacks=[Crash()], **settings)
     assert not (folder / "trained.keras").exists()
@@ -108,8 +113,7 @@ def test_a_resumed_run_equals_an_undisturbed_one(tmp_path):
         assert run.history == expected.history
     assert recorded(folder, "global_norm") == list(report.gradient_norms.global_norm)
     for name in ("log.csv", "gradient_norms.csv"):
-        undisturbed = tmp_path / "expected" / name
-        assert (folder / name).read_bytes() == undisturbed.read_bytes()
+        assert (folder / name).read_bytes() == (expected.output_dir / name).read_bytes()
 
 
 def test_a_run_without_a_checkpoint_starts_again(tmp_path):
