@@ -64,7 +64,13 @@ def holds_files(images: Any) -> bool:
     first = images[0] if isinstance(images, list | tuple) and images else None
     if isinstance(first, str | bytes | os.PathLike):
         return True
-    array = np.asarray(images)
+    try:
+        array = np.asarray(images)
+    except ValueError as error:
+        raise ValueError(
+            "`images` must all have the same shape. Received: "
+            f"images={repr(images)[:200]}."
+        ) from error
     if array.ndim == 0 or array.dtype.kind not in "biufV":  # V: bfloat16.
         raise TypeError(
             "`images` must be an array of numbers or a list of PNG or JPEG files, as "

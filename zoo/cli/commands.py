@@ -258,8 +258,7 @@ def predict(
     if not files:
         raise typer.Exit(1)
     model = open_target(weights)
-    from zoo.models.inspection import ends_in_softmax  # imports Keras
-    from zoo.models.labels import find_data
+    from zoo.models.labels import find_data  # imports Keras
 
     labels, form = find_data(model)
     # If nothing is known about a model, image files are only resized.
@@ -273,10 +272,9 @@ def predict(
             failed += 1
     rows = []
     if pixels:
-        outputs = model.predict(np.stack([*pixels.values()]), verbose=0)
-        if not ends_in_softmax(model):
-            outputs = np.exp(outputs - np.logaddexp.reduce(outputs, -1, keepdims=True))
-        decoded = zoo.decode_predictions(outputs, labels or number_classes(model), top)
+        probabilities = classify(model, np.stack([*pixels.values()]))
+        names = labels or number_classes(probabilities)
+        decoded = zoo.decode_predictions(probabilities, names, top)
         for file, (best, *rest) in zip(pixels, decoded, strict=True):
             row = {"file": str(file), "label": best[0], "probability": best[1]}
             rows.append(row | {"runner_up": dict(rest)})
@@ -366,11 +364,25 @@ def open_target(target: str) -> "keras.Model":
     return zoo.load_model(target)
 
 
-def number_classes(model: "keras.Model") -> tuple[str, ...]:
-    """Returns the numbers of a model's classes in the place of labels, and says so."""
+def classify(model: "keras.Model", images: Any) -> Any:
+    """Returns the probabilities of images, `(n, classes)`."""
+    import keras
+    import numpy as np
+
+    from zoo.models.inspection import ends_in_softmax
+
+    # A model may return a dict of one array.
+    [outputs] = keras.tree.flatten(model.predict(images, verbose=0))
+    if ends_in_softmax(model):
+        return outputs
+    return np.exp(outputs - np.logaddexp.reduce(outputs, -1, keepdims=True))
+
+
+def number_classes(probabilities: Any) -> tuple[str, ...]:
+    """Returns the numbers of the classes in the place of labels, and says so."""
     message = "The model does not know the labels of its classes: they are shown as"
     terminal.complain(f"{message} '0', '1', ...", "warning")
-    return tuple(map(str, range(model.output_shape[-1])))
+    return tuple(map(str, range(probabilities.shape[-1])))
 
 
 def summarize(model: "keras.Model") -> dict[str, Any]:

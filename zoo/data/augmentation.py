@@ -153,7 +153,7 @@ def _interpolate(images: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray
     pixels = padded.reshape(-1, channels)
 
     # Coordinates are clipped to the border of zeros; everything beyond it is 0, too.
-    y, x = np.clip(y + 1, 0, height + 0.999), np.clip(x + 1, 0, width + 0.999)
+    y, x = np.clip(y + 1, 0, height + 1), np.clip(x + 1, 0, width + 1)
     top, left = y.astype("int32"), x.astype("int32")
     y -= top
     x -= left

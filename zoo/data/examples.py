@@ -3,7 +3,6 @@
 import contextlib
 import os
 import warnings
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,11 +38,6 @@ class LabeledImages(NamedTuple):
     labels: np.ndarray
     categories: tuple[str, ...] | None = None
     normalization: str | None = None
-
-    def checksum(self) -> int:
-        """Returns the checksum of images and labels."""
-        of_images = zlib.crc32(np.ascontiguousarray(self.images).data)
-        return zlib.crc32(np.ascontiguousarray(self.labels).data, of_images)
 
     def labels_in(self, categories: Sequence[str] | None) -> np.ndarray:
         """Returns the labels as indices of the categories of a model."""
@@ -228,12 +222,15 @@ def _collect(data: Any) -> tuple[np.ndarray, ...]:
     batches: list[Any] = []
     if hasattr(data, "as_numpy_iterator") and data.cardinality() != -1:  # endless
         spec = data.element_spec
-        if isinstance(spec, tuple) and spec[-1].shape.rank == 0:
+        is_single = isinstance(spec, tuple) and spec[-1].shape.rank == 0
+        if is_single and hasattr(spec[0], "shape") and spec[0].shape.is_fully_defined():
             data = data.batch(1024)
         batches = list(data.as_numpy_iterator())
     elif count := getattr(data, "num_batches", None):
         batches = [data[index] for index in range(count)]
-    if not all(isinstance(batch, tuple | list) for batch in batches or [None]):
+    if not batches or not all(
+        isinstance(batch, tuple | list) and np.ndim(batch[0]) > 0 for batch in batches
+    ):
         raise ValueError(
             "Data must be the name of a dataset, a folder with a subfolder of images "
             "per class, a .npz file, (images, labels), or a finite `tf.data.Dataset` "
@@ -241,7 +238,13 @@ def _collect(data: Any) -> tuple[np.ndarray, ...]:
             f"(of type {type(data).__name__})."
         )
     # The shapes of single images may be unknown to TensorFlow.
-    are_single = bool(batches) and np.ndim(batches[0][-1]) == 0
+    are_single = np.ndim(batches[0][-1]) == 0
+    shapes = {np.shape(batch[0])[0 if are_single else 1 :] for batch in batches}
+    if len(shapes) > 1:
+        raise ValueError(
+            "All images must have the same shape. Resize them, for instance with "
+            f"`tf.image.resize`. Received: images of the shapes {sorted(shapes)[:5]}."
+        )
     join: Any = np.stack if are_single else np.concatenate
     return tuple(map(join, zip(*batches, strict=True)))
 

@@ -81,12 +81,9 @@ def decode_images(files: Any, shape: tuple[int, ...], form: str | None) -> Any:
 def _decoder(shape: tuple[int, ...], form: str | None) -> Any:
     """Returns the function that decodes one file."""
 
-    def decode_opaque(file: Any, is_png: Any) -> Any:
-        color = tf.cond(
-            is_png,
-            lambda: tf.io.decode_png(file, channels=3),
-            lambda: tf.io.decode_jpeg(file, channels=3, dct_method="INTEGER_ACCURATE"),
-        )
+    def decode_opaque(file: Any) -> Any:
+        # It decodes PNG files, too.
+        color = tf.io.decode_jpeg(file, channels=3, dct_method="INTEGER_ACCURATE")
         return tf.pad(color, [(0, 0), (0, 0), (0, 1)], constant_values=255)
 
     def decode(file: Any, is_png: Any, has_exif: Any, has_transparency: Any) -> Any:
@@ -95,7 +92,7 @@ def _decoder(shape: tuple[int, ...], form: str | None) -> Any:
         rgba = tf.cond(
             is_png & (has_transparency | (depth >= 8)),
             lambda: tf.io.decode_png(file, channels=4),
-            lambda: decode_opaque(file, is_png),
+            lambda: decode_opaque(file),
         )
         turned = tf.cond(
             has_exif, lambda: _turn(rgba, _read_orientation(file, is_png)), lambda: rgba

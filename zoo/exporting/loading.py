@@ -24,18 +24,9 @@ class ExportedModel:
         self._run = _load(contract["format"], path)
 
     def predict(self, images: Any) -> dict[str, np.ndarray]:
-        """Classifies a batch of images. Calling the object does the same.
+        """Classifies images, with the arguments and results of `Client.predict`.
 
-        Args:
-            images: Array of n images, or list of PNG or JPEG files, paths or `bytes`.
-
-        Returns:
-            A dict of `probabilities` (float32, `(n, classes)`), `class_id` (int64,
-            `(n,)`) and `label` (string, `(n,)`).
-
-        Raises:
-            TypeError: If `images` contains neither numbers nor files.
-            ValueError: If the version does not take such images.
+        Calling the object does the same.
         """
         signatures = self._contract["signatures"]
         if holds_files(images):

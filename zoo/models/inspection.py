@@ -190,8 +190,10 @@ def _count(layer: Any, inputs: tuple[Any, ...], outputs: tuple[Any, ...]) -> int
     return 2 * places * sum(int(math.prod(kernel)) for kernel in kernels)
 
 
-def count_classes(model: keras.Model, image_shape: tuple[Any, ...]) -> int:
-    """Returns the number of outputs of a classifier."""
+def count_classes(
+    model: keras.Model, image_shape: tuple[Any, ...], largest: int = 0
+) -> int:
+    """Returns the number of classes; `largest` is the largest label of the data."""
     shape = getattr(model, "output_shape", None)
     if shape is None:  # of a subclass of `keras.Model`
         outputs = model.compute_output_spec(keras.KerasTensor((None, *image_shape)))
@@ -201,6 +203,16 @@ def count_classes(model: keras.Model, image_shape: tuple[Any, ...]) -> int:
         raise ValueError(
             "A classifier must return one array of shape (n, classes). Received: "
             f"model={model.name!r} with outputs of shape {shape}."
+        )
+    if shape[-1] < 2:
+        raise ValueError(
+            "A classifier needs at least two classes, with an output for each. "
+            f"Received: a model with {shape[-1]} output, labels up to {largest}."
+        )
+    if shape[-1] <= largest:
+        raise ValueError(
+            f"The model {model.name!r} has {shape[-1]} classes. Received: data with "
+            f"the label {largest}."
         )
     return int(shape[-1])
 

@@ -19,6 +19,7 @@ from zoo.files import PathLike
 from zoo.models.inspection import count_flops
 from zoo.models.registry import list_models
 from zoo.training.evaluation import evaluate
+from zoo.training.measures import check_distortable
 from zoo.training.opening import has_seen, load_model
 from zoo.training.recipes import Recipe, load_recipe
 from zoo.training.run import Report, train
@@ -92,7 +93,9 @@ def compare(
     if len(names) > len(set(names)):  # Their rows and folders would be the same.
         raise ValueError(f"Models to train need different names. Received: {names}.")
     # Errors in names and data are found before hours of training.
-    load_examples(tested_data, **tested)
+    examples = load_examples(tested_data, **tested)
+    if detailed:
+        check_distortable(examples.images)
     opened = {str(entry): load_model(entry) for entry in trained}
     runs = [e.output_dir for e in models if isinstance(e, Report) and e.output_dir]
     seen = [str(e) for e in trained + runs if has_seen(e, tested_data, split)]

@@ -5,13 +5,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from zoo.data.augmentation import can_distort
 from zoo.data.examples import Data, load_examples
 from zoo.errors import quiet_tensorflow, warn_if_scaled
 from zoo.files import PathLike
 from zoo.models.inspection import count_classes, returns_logits, takes_raw_pixels
 from zoo.models.labels import find_data
-from zoo.training.measures import measure
+from zoo.training.measures import check_distortable, measure
 
 
 def image_shape(model: keras.Model) -> tuple[Any, ...]:
@@ -70,24 +69,15 @@ def evaluate(
     labels = examples.labels_in(categories)
     if takes_raw_pixels(model):
         warn_if_scaled(examples.images)
-    if detailed and (examples.images.max() <= 1 or not can_distort(examples.images)):
-        raise ValueError(
-            "`detailed` distorts images of shape (n, height, width, channels) with "
-            f"pixels in [0, 255]. Received: shape={examples.images.shape}, "
-            f"pixels up to {examples.images.max():g}."
-        )
-    classes = count_classes(model, examples.images.shape[1:])
+    if detailed:
+        check_distortable(examples.images)
+    classes = count_classes(model, examples.images.shape[1:], labels.max())
     names = examples.categories
     if names and not categories and len(names) != classes:
         raise ValueError(
             f"The model {model.name!r} has {classes} classes without labels. "
             "Set `model.categories` to match them with those of the data. Received: "
             f"data with the {len(names)} labels {[*names[:20]]}."
-        )
-    if labels.max() >= classes:
-        raise ValueError(
-            f"The model {model.name!r} has {classes} classes. Received: data with the "
-            f"label {labels.max()}."
         )
     with quiet_tensorflow():
         predicted = model.predict(examples.images, batch_size, verbose)

@@ -7,13 +7,23 @@ from typing import Any
 import keras
 import numpy as np
 
-from zoo.data.augmentation import transform
+from zoo.data.augmentation import can_distort, transform
 
 SHIFTS = range(1, 9)  # pixels
 ROTATIONS = (10, 20, 30, 45)  # degrees
 SCALES = (0.5, 0.7, 1.2, 1.4)
 NOISES = (16, 32, 64, 96)  # standard deviation, in gray levels
 BINS = 15
+
+
+def check_distortable(images: np.ndarray) -> None:
+    """Raises a `ValueError` unless `measure` can distort the images."""
+    if images.max() <= 1 or not can_distort(images):
+        raise ValueError(
+            "`detailed` distorts images of shape (n, height, width, channels) with "
+            f"pixels in [0, 255]. Received: shape={images.shape}, "
+            f"pixels up to {images.max():g}."
+        )
 
 
 def measure(
@@ -39,8 +49,9 @@ def measure(
 
     def accuracy(images: np.ndarray) -> float:
         parts = (images[i : i + 1000] for i in range(0, len(images), 1000))
-        outputs = np.concatenate([*map(model.predict_on_batch, parts)])
-        return float(np.mean(outputs.argmax(-1) == labels))
+        answers = [keras.tree.flatten(model.predict_on_batch(part)) for part in parts]
+        predicted = np.concatenate([output.argmax(-1) for [output] in answers])
+        return float(np.mean(predicted == labels))
 
     def accuracies(amounts: Any, make: Callable[[Any], list[np.ndarray]]) -> Any:
         return {str(a): statistics.mean(map(accuracy, make(a))) for a in amounts}

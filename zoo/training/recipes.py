@@ -1,6 +1,7 @@
 """Recipes: the settings of a training run, as one small TOML file."""
 
 import dataclasses
+import glob
 import inspect
 import math
 import tomllib
@@ -176,7 +177,7 @@ def default_recipe(model: str, dataset: str | None) -> Recipe:
     A model without recipes gets the defaults of `Recipe`.
     """
     for name in (dataset, "mnist"):
-        paths = PUBLISHED.glob(f"{model}.{name}.v*.toml")
+        paths = PUBLISHED.glob(f"{glob.escape(model)}.{name}.v*.toml")
         recipes = sorted(map(load_recipe, paths), key=lambda recipe: recipe.version)
         if recipes:
             if name == dataset:

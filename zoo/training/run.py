@@ -281,18 +281,8 @@ def _build(
         model.build((None, *shape))
     if takes_raw_pixels(model) or recipe.teacher:
         warn_if_scaled(examples.images)
-    outputs = count_classes(model, shape)
     largest = max(y.max() for y in (examples.labels, *(validation or ())[1:]))
-    if outputs < 2:
-        raise ValueError(
-            "A classifier needs at least two classes, with an output for each. "
-            f"Received: a model with {outputs} output, labels up to {largest}."
-        )
-    if outputs <= largest:
-        raise ValueError(
-            f"The model {model.name!r} has {outputs} classes. Received: data with the "
-            f"label {largest}."
-        )
+    outputs = count_classes(model, shape, largest)
     if labels and len(labels) == outputs:
         describe_data(model, labels, examples.normalization)
     elif labels:

@@ -64,7 +64,9 @@ def test_info_describes_a_model_and_a_run(run, trained):
 
 def test_info_describes_a_file_and_predict_numbers_its_classes(run, digits, tmp_path):
     layers = [keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(2)]
-    keras.Sequential(layers, name="mine").save(tmp_path / "mine.keras")
+    model = keras.Sequential(layers)
+    model = keras.Model(model.inputs, {"scores": model.outputs[0]}, name="mine")
+    model.save(tmp_path / "mine.keras")
     code, output, errors = run("info", "mine.keras", "--json")
     assert (code, errors) == (0, "")
     expected = {"file": "mine.keras", "name": "mine", "input_shape": [None, 4, 4, 1]}
@@ -304,11 +306,7 @@ def test_export_writes_a_numbered_version(run, tmp_path):
     assert errors.count("\n") == 1
 
 
-def test_export_writes_the_labels_of_a_run_and_those_of_a_file(run, trained, tmp_path):
-    code, _, errors = run("export", trained, "digits")
-    assert code == 0, errors
-    assert zoo.load_exported(tmp_path / "digits").labels == tuple("0123456789")
-
+def test_export_writes_the_labels_of_a_file(run, tmp_path):
     layers = [keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(2)]
     keras.Sequential(layers).save(tmp_path / "mine.keras")
     words = ["export", "mine.keras", "serving", "--labels", "labels.txt"]

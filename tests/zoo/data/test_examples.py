@@ -213,10 +213,24 @@ def test_endless_and_unknown_data_are_refused():
     endless = zoo.load_dataset("digits-sample", batch_size=10).repeat()
     dicts = zoo.load_dataset("digits-sample").map(lambda x, y: {"image": x, "label": y})
     alone = zoo.load_dataset("digits-sample").map(lambda x, y: x)
+    named = zoo.load_dataset("digits-sample").map(lambda x, y: ({"image": x}, y))
     pairs = (IMAGES, LABELS), (IMAGES[:2], LABELS[:2])
-    for data in (endless, dicts, alone, pairs, 7, None, [1, 2, 3], (IMAGES,)):
+    for data in (endless, dicts, alone, named, pairs, 7, None, [1, 2, 3], (IMAGES,)):
         with pytest.raises(ValueError, match="Received: "):
             load_examples(data, "train")
+
+
+@pytest.mark.parametrize("lead", [(), (2,)])
+def test_images_of_different_shapes_are_refused(lead):
+    def draw():
+        for size in (28, 30):
+            yield np.zeros((*lead, size, size, 1)), np.zeros(lead, int)
+
+    shapes = (*lead, None, None, 1), lead
+    signature = tuple(map(tf.TensorSpec, shapes, (tf.float32, tf.int64)))
+    data = tf.data.Dataset.from_generator(draw, output_signature=signature)
+    with pytest.raises(ValueError, match=r"Resize them.*\(28, 28, 1\), \(30, 30, 1\)"):
+        load_examples(data, "train")
 
 
 @pytest.mark.parametrize("names", [["a"], ["a", "a", "b"], np.array([{}, 1, 2])])

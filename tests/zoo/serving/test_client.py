@@ -145,7 +145,7 @@ def test_imports_neither_keras_nor_tensorflow(serving):
         (3.0, TypeError, "Received: images=3.0"),
         (["missing.png"], FileNotFoundError, "missing.png"),
         (["/"], IsADirectoryError, "'/'"),
-        ([[1], [2, 3]], ValueError, "inhomogeneous"),
+        ([[1], [2, 3]], ValueError, r"same shape.*\[\[1\], \[2, 3\]\]"),
     ],
 )
 def test_bad_images(images, error, message):

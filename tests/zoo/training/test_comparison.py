@@ -4,10 +4,13 @@ import keras
 import pytest
 
 import zoo
+from zoo.training import measures
 from zoo.training.comparison import _interval
 
 
-def test_models_are_trained_by_one_recipe_or_taken(tmp_path):
+def test_models_are_trained_by_one_recipe_or_taken(tmp_path, monkeypatch):
+    for name in ("SHIFTS", "ROTATIONS", "SCALES", "NOISES"):
+        monkeypatch.setattr(measures, name, getattr(measures, name)[:1])
     scaled = [keras.layers.Rescaling(1 / 255), keras.layers.Flatten()]
     own = keras.Sequential([*scaled, keras.layers.Dense(10)], name="own")
     recipe = zoo.Recipe("shallow_mlp", "mnist", arguments={"hidden_units": 8})
@@ -47,6 +50,10 @@ def test_what_cannot_be_compared_is_said_before_training(tmp_path):
         assert not any(tmp_path.iterdir())
     with pytest.raises(ValueError, match=r"different names.*\['lenet5', 'lenet5'\]"):
         zoo.compare(["lenet5", zoo.LeNet5()], "digits-sample")
+    scaled = {"validation_data": (images / 255, labels), "output_dir": tmp_path}
+    with pytest.raises(ValueError, match=r"`detailed` distorts .* up to 1"):
+        zoo.compare(["lenet5"], "digits-sample", detailed=True, **scaled)
+    assert not any(tmp_path.iterdir())
     inputs = keras.Input((28, 28, 1))
     x = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(inputs))
     x = keras.layers.EinsumDense("ab,bc->ac", 10)(x)

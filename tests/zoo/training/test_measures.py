@@ -33,6 +33,8 @@ def test_transform_rotates_and_enlarges():
     assert sorted(map(np.ndarray.tolist, places)) == [[[4, 2]], [[4, 6]]]
     assert transform(image, scale=2.0)[0, 0, 4, 0] == pytest.approx(200, abs=1)
     np.testing.assert_array_equal(transform(image), image)
+    smaller = transform(np.full((1, 9, 9, 1), 255, "uint8"), scale=0.5)[0, :, :, 0]
+    assert smaller[[0, -1]].max() == smaller[:, [0, -1]].max() == 0
 
 
 def test_measures_of_a_published_weight():
@@ -58,6 +60,7 @@ def test_measures_of_a_published_weight():
 def test_a_guess_is_measured_as_one():
     model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten()])
     model.add(keras.layers.Dense(2, "softmax", kernel_initializer="zeros"))
+    model = keras.Model(model.inputs, {"classes": model.outputs[0]})
     images = np.zeros((10, 4, 4, 1), "uint8")
     images[0] = 255
     result = zoo.evaluate(model, (images, np.array([0, 1] * 5)), detailed=True)
