@@ -65,7 +65,7 @@ def test_info_describes_a_model_and_a_run(run, trained):
 def test_info_describes_a_file_and_predict_numbers_its_classes(run, digits, tmp_path):
     layers = [keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(2)]
     model = keras.Sequential(layers)
-    model = keras.Model(model.inputs, {"scores": model.outputs[0]}, name="mine")
+    model = keras.Model(model.inputs[0], {"scores": model.outputs[0]}, name="mine")
     model.save(tmp_path / "mine.keras")
     code, output, errors = run("info", "mine.keras", "--json")
     assert (code, errors) == (0, "")

@@ -60,7 +60,7 @@ def test_measures_of_a_published_weight():
 def test_a_guess_is_measured_as_one():
     model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten()])
     model.add(keras.layers.Dense(2, "softmax", kernel_initializer="zeros"))
-    model = keras.Model(model.inputs, {"classes": model.outputs[0]})
+    model = keras.Model(model.inputs[0], {"classes": model.outputs[0]})
     images = np.zeros((10, 4, 4, 1), "uint8")
     images[0] = 255
     result = zoo.evaluate(model, (images, np.array([0, 1] * 5)), detailed=True)
