@@ -23,7 +23,7 @@ if keras.backend.backend() == "tensorflow":
 
 @pytest.fixture(autouse=True)
 def _fresh_keras():
-    """Every test starts from Keras' defaults and the same seed."""
+    """Starts every test from Keras' defaults and the same seed."""
     keras.utils.set_random_seed(0)
     yield
     keras.config.set_dtype_policy("float32")

@@ -32,7 +32,7 @@ class GradientNorms(RecordViews, keras.callbacks.Callback):
     again: a layer frozen after `compile` is frozen at once, while Keras alone needs
     another `compile`.
 
-    Layers are named by their path in the model, in order from the input to the output,
+    Layers, in order from input to output, are named by their path in the model, and
     variables by that path and their own name: `encoder/dense`, `encoder/dense/kernel`.
     Names that Keras generated (`dense_7`) are renumbered within the model, so identical
     models have identical names. Names numbered from 1 are kept.
@@ -56,10 +56,10 @@ class GradientNorms(RecordViews, keras.callbacks.Callback):
         logs: Boolean. True to add each layer's mean over the epoch to the epoch's
             logs, as `grad_norm/<layer>`, for later callbacks. Defaults to `False`.
         stop_on: Collection of `"vanishing"`, `"exploding"`, `"saturated"`,
-            `"non_finite"` and `"dead"`. Findings that end training after an epoch, with
-            a warning. Defaults to `()`.
+            `"non_finite"` and `"dead"`. Findings that stop training after an epoch,
+            with a warning. Defaults to `()`.
         buffer_size: Integer. The number of optimizer calls whose norms are read from
-            the device together; each reading waits for it. Defaults to 1024.
+            the device together; each read waits for it. Defaults to 1024.
 
     Attributes:
         history: Dict from layer path to the norm of that layer's gradient, a float64
@@ -198,7 +198,7 @@ class GradientNorms(RecordViews, keras.callbacks.Callback):
             found = [finding for finding in findings if finding.kind in self.stop_on]
             if found:
                 self._model.stop_training = True
-                warnings.warn(f"GradientNorms ends training: {found[0]}", stacklevel=2)
+                warnings.warn(f"GradientNorms stops training: {found[0]}", stacklevel=2)
         self._epoch_begins_at = self._record.end
 
     def on_train_end(self, logs: Any = None) -> None:
@@ -206,7 +206,7 @@ class GradientNorms(RecordViews, keras.callbacks.Callback):
         self._warn_if_empty()
 
     def flush(self) -> None:
-        """Writes the remaining rows, which Python would otherwise write at its exit."""
+        """Writes the remaining rows, which Python would otherwise write at exit."""
         self._is_training, self._update = False, None
         outputs.unwritten.discard(self)
         try:
@@ -223,11 +223,11 @@ class GradientNorms(RecordViews, keras.callbacks.Callback):
     def watch(self, optimizer: Any, model: Any) -> Iterator["GradientNorms"]:
         """Records within a `with` block, for custom loops and `train_on_batch`.
 
-        Compile a `tf.function` or `jax.jit` of the loop within the block, by its first
-        call: functions compiled before do not record. In a loop compiled with
-        TensorFlow, read `global_norm`, say, at least every `buffer_size` steps. There
-        are no epochs: `log_dir` needs `update_freq="batch"`, and `logs` and `stop_on`
-        have no effect.
+        Call a `tf.function` or `jax.jit` of the loop for the first time in the block:
+        functions compiled earlier do not record. In a loop compiled with TensorFlow,
+        read `global_norm`, say, at least every `buffer_size` steps. There are no
+        epochs: `log_dir` needs `update_freq="batch"`, and `logs` and `stop_on` have no
+        effect.
 
         Args:
             optimizer: Keras optimizer. The optimizer that the loop calls.
@@ -290,8 +290,8 @@ class GradientNorms(RecordViews, keras.callbacks.Callback):
         is_empty = self._read().end == self._fit_begins_at
         if is_empty and not self._recorder.may_be_empty:
             warnings.warn(
-                "GradientNorms has seen no gradient: during training, no Keras "
-                "optimizer in an attribute of the model was called. Does the "
+                "GradientNorms has seen no gradient: no Keras optimizer in an "
+                "attribute of the model was called during training. Does the "
                 "train step update the weights by other means, is no weight "
                 "trainable, or was a custom loop compiled before it was watched?",
                 stacklevel=3,

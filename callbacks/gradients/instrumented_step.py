@@ -4,7 +4,7 @@
 - `InstrumentedStep` is a second train function, compiled separately from the original.
   While it runs, hooks replace the methods of the optimizers that take gradients.
 
-Only instances are changed, and only for the time of a call.
+Only instances are changed, and only during a call.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from .recorder import Recorder
 
 TESTED_KERAS = "3.10 to 3.16"
 
-# The undocumented names of Keras in use: of a model, its optimizer, and the data.
+# The private names of Keras in use: of a model, its optimizer, and the data adapters.
 NAMES = (
     "train_function make_train_function _flatten_layers _run_eagerly",
     "_trainable_variables _iterations _get_variable_index _clip_gradients "
@@ -120,7 +120,7 @@ class InstrumentedStep:
                 recorder.discard_unfinished()
                 recorder.on_failure()
             raise
-        self.call_hooks = []  # The order of the first run is that of all.
+        self.call_hooks = []  # The first run determines the order.
         for recorder in self.recorders:
             recorder.after_run()
         return outputs
@@ -215,7 +215,7 @@ class RecordGradients(TrainFunctionWrapper):
 
 
 def _loss_scale(optimizer: Any) -> Any:
-    """Returns the factor of the loss, and so of the gradient, or `None` without one."""
+    """Returns the factor of the loss and so of the gradient, or `None`."""
     if hasattr(optimizer, "dynamic_scale"):
         return optimizer.dynamic_scale.value
     return optimizer.loss_scale_factor
@@ -226,8 +226,8 @@ def _applied_gradients(
 ) -> tuple[list[Any], Any]:
     """Computes the gradients that the optimizer uses: unscaled, averaged, clipped.
 
-    Returns them, and a Boolean tensor, True if this call updates the weights; `None` if
-    every call does.
+    Returns them and a Boolean tensor, which is True if this call updates the weights,
+    or `None` if every call does.
     """
     is_multiple = hasattr(optimizer, "_var_to_optimizer_idx")  # a `MultiOptimizer`
     scale = None if is_multiple else _loss_scale(optimizer)

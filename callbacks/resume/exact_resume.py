@@ -31,18 +31,18 @@ from .shuffled_batches import ShuffledBatches
 class ExactResume(keras.callbacks.Callback):
     """Saves the state of training, and resumes an interrupted run from it.
 
-    The final weights are bit-identical to those of an uninterrupted run, however often
-    it was killed, if the data depend only on their position: batches in the same order
-    in each epoch, an endless sequence that restarts with the same batches, or
+    However often a run is killed, its final weights are bit-identical to those of an
+    uninterrupted run if the data depend only on their position: batches in the same
+    order in each epoch, an endless sequence that restarts with the same batches, or
     `ShuffledBatches`. Random data that can be detected cause a warning before training.
     Random numbers in the model must come from `keras.random`.
 
     A checkpoint holds all variables of the model, its optimizers, metrics and random
     generators, the position in the run, `History`, and the state of other callbacks.
     The two newest checkpoints are kept. A damaged one is skipped; if one cannot be
-    written, as on a full disk, training continues. Both cause a warning. Of several
-    workers, the chief saves. An iterator in an attribute of the model cannot be saved,
-    with a warning.
+    written, as on a full disk, training continues. Both cause a warning. With several
+    workers, only the chief saves. An iterator in an attribute of the model cannot be
+    saved, which causes a warning.
 
     This callback must be the last in the list. The batches before the checkpoint are
     drawn and skipped: those of the epoch, or of the run if epochs continue the data.
@@ -50,7 +50,7 @@ class ExactResume(keras.callbacks.Callback):
     Args:
         directory: Path of the local folder for the checkpoints of one run. If it holds
             one, training resumes from it, up to the argument `epochs` of `fit`.
-        save_freq: `"epoch"`, or integer: also save after that many batches. Defaults to
+        save_freq: `"epoch"`, or integer N: also save every N batches. Defaults to
             `"epoch"`.
         callbacks: List of the other callbacks of `fit` whose state is saved, such as
             `EarlyStopping`, `CSVLogger(append=True)`, `GradientNorms`. The state is
@@ -58,9 +58,10 @@ class ExactResume(keras.callbacks.Callback):
             attributes that are numbers, strings, arrays, or lists or dicts of these.
         data: The `ShuffledBatches` from which `fit` draws. Needed if `fit` reads them
             through another object, such as a `tf.data.Dataset`. Defaults to `None`.
-        description: Dict for JSON that identifies the run. A checkpoint with another
-            description, loss, optimizer or number of batches, or with other layers,
-            activations, dtypes or shapes of variables, is refused. Defaults to `None`.
+        description: JSON-serializable dict that identifies the run. A checkpoint with
+            another description, loss, optimizer or number of batches, or with other
+            layers, activations, dtypes or shapes of variables, is refused. Defaults to
+            `None`.
 
     Raises:
         ValueError: If an argument is wrong. When training begins: if the model or an
@@ -249,7 +250,7 @@ class ExactResume(keras.callbacks.Callback):
             )
 
     def _inspect_fit(self, unsaved: list[str]) -> None:
-        """Checks the order of the callbacks, and warns of what cannot be restored."""
+        """Checks the order of the callbacks; warns about what cannot be restored."""
         iterator, callbacks = find_fit()
         backups = [isinstance(c, keras.callbacks.BackupAndRestore) for c in callbacks]
         if not any(backups):
@@ -267,7 +268,7 @@ class ExactResume(keras.callbacks.Callback):
         if random or unsaved:
             warnings.warn(
                 "A resumed run will not be bit-identical. Pass `ShuffledBatches`, or "
-                "data in the same order in each epoch (`shuffle=False`), and hold "
+                "data in the same order in each epoch (`shuffle=False`), and keep "
                 "state in variables and NumPy generators. "
                 f"Received: data={random}, attributes={unsaved}.",
                 stacklevel=2,

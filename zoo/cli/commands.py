@@ -149,7 +149,7 @@ def train(
     ] = False,
     data_dir: DataDir = None,
 ) -> None:
-    """Train a model by a recipe, e.g. `zoo train lenet5 --data mnist`.
+    """Train a model with a recipe, e.g. `zoo train lenet5 --data mnist`.
 
     The run is written to runs/MODEL.DATA unless --output names a folder. Checkpoints
     are written after each epoch, to the folder `checkpoint` of the run.

@@ -28,7 +28,7 @@ ALL = "all"  # The split of data that have none.
 
 
 class MissingSplitError(ValueError):
-    """Raised when data have no split of a name."""
+    """Raised when data lack a requested split."""
 
 
 class LabeledImages(NamedTuple):
@@ -95,7 +95,7 @@ def load_training_data(
     """Loads images to train on, and those to validate on or `None`.
 
     If the model knows the labels, they keep their places among those `known`. Arrays
-    are taken to have the form of the images of the model.
+    are assumed to be normalized as the model expects.
     """
     if split not in ("train", "train+validation"):
         raise ValueError(
@@ -136,7 +136,7 @@ def choose_split(data: Data, split: str) -> str:
 
 
 def find_path(data: Data) -> Path | None:
-    """Returns the path that `data` is, or `None`. A dataset's name is never a path."""
+    """Returns `data` as a path, or `None`. A dataset's name is never a path."""
     if not isinstance(data, str | os.PathLike) or data in ("", *DESCRIBED):
         return None
     path = expand(data)
@@ -145,12 +145,12 @@ def find_path(data: Data) -> Path | None:
 
 
 def dataset_name(data: Data) -> str | None:
-    """Returns the name that `data` is, or `None`."""
+    """Returns `data` if it is the name of a dataset, or `None`."""
     return data if isinstance(data, str) and find_path(data) is None else None
 
 
 def locate(data: Data) -> str | None:
-    """Returns the name or the absolute path that `data` is, or `None`."""
+    """Returns `data` as a name or an absolute path, or `None` if it is neither."""
     path = find_path(data)
     return os.path.abspath(path) if path else dataset_name(data)
 
@@ -211,8 +211,8 @@ def _name_classes(
     names = tuple(map(str, names))
     if names and not labels.max() < len(set(names)) == len(names):
         raise ValueError(
-            "Categories must be different, and one for each class. Received: "
-            f"categories={names} for labels to {labels.max()}."
+            "Categories must be distinct, one per class. Received: "
+            f"categories={names} for labels up to {labels.max()}."
         )
     return LabeledImages(images, labels, names or None)
 
@@ -220,7 +220,7 @@ def _name_classes(
 def _collect(data: Any) -> tuple[np.ndarray, ...]:
     """Draws all batches of a `tf.data.Dataset` or a `PyDataset`."""
     batches: list[Any] = []
-    if hasattr(data, "as_numpy_iterator") and data.cardinality() != -1:  # endless
+    if hasattr(data, "as_numpy_iterator") and data.cardinality() != -1:  # -1: endless
         spec = data.element_spec
         is_single = isinstance(spec, tuple) and spec[-1].shape.rank == 0
         if is_single and hasattr(spec[0], "shape") and spec[0].shape.is_fully_defined():
@@ -321,8 +321,8 @@ def _read_folder(
     """Reads a folder of classes, or of splits that are folders of classes."""
     if not is_file_shape(shape):
         raise ValueError(
-            "The files of a folder become images of one size, which the model must "
-            "have: (height, width), without channels or with 1 or 3. Received: "
+            "To read image files, the model must have a fixed input size: (height, "
+            "width), alone or with 1 or 3 channels. Received: "
             f"input_shape={shape}."
         )
     splits = _find_splits(folder)
@@ -332,7 +332,7 @@ def _read_folder(
     unread = {path.name for path in _subfolders(folder) if path not in splits.values()}
     if splits and unread:
         warnings.warn(
-            f"Folders beside those of the splits are not read: {sorted(unread)}. "
+            f"Folders other than the splits are not read: {sorted(unread)}. "
             f"Received: data={str(folder)!r}.",
             stacklevel=4,
         )

@@ -28,7 +28,7 @@ _in_memory: dict[Path, Splits] = {}
 
 
 def load_splits(info: DatasetInfo, root: Path, source_dir: PathLike | None) -> Splits:
-    """Prepares a dataset if necessary and returns its splits, which calls share."""
+    """Prepares a dataset if necessary and returns its splits, shared between calls."""
     file = decoded_file(info, root)
     if file not in _in_memory:
         _in_memory[file] = _read_decoded(file) or _prepare(info, root, source_dir)
@@ -54,7 +54,9 @@ def _read_decoded(file: Path) -> Splits | None:
     except (PermissionError, MemoryError):
         raise
     except Exception as error:  # Damaged bytes can cause any exception.
-        warnings.warn(f"{file} is damaged and is written again: {error}.", stacklevel=2)
+        warnings.warn(
+            f"{file} is damaged and will be rewritten: {error}.", stacklevel=2
+        )
         return None
 
 
@@ -98,8 +100,8 @@ def _prepare(info: DatasetInfo, root: Path, source_dir: PathLike | None) -> Spli
 def _build(info: DatasetInfo, root: Path, source_dir: PathLike | None) -> None:
     """Builds a dataset with TFDS in a temporary folder, then moves it into place."""
     target = decoded_file(info, root).with_suffix("")
-    # TFDS names extracted archives by their file names, which MNIST and Fashion-MNIST
-    # share: each needs a folder of its own (tensorflow/datasets#2267).
+    # TFDS names extracted archives after their files, and MNIST and Fashion-MNIST have
+    # the same file names: each needs a folder of its own (tensorflow/datasets#2267).
     work_dir = target.parent / "incomplete"
     shutil.rmtree(work_dir, ignore_errors=True)  # Left by a killed process.
     tfds, builder = _open_builder(info, work_dir)
@@ -158,7 +160,7 @@ def _open_builder(info: DatasetInfo, root: Path) -> tuple[Any, Any]:
     """Returns TFDS and the builder of a dataset."""
     try:
         importlib.import_module("tensorflow")  # TFDS imports it later.
-        # The package itself logs errors of its import instead of raising them.
+        # The package itself logs its import errors instead of raising them.
         tfds = importlib.import_module("tensorflow_datasets.public_api")
     except Exception as error:
         raise DatasetUnavailableError(

@@ -57,11 +57,11 @@ def export(
     `(n,)`) and `label` (string, `(n,)`). `classify` reads a file from the feature
     `image/encoded`, and returns `classes` (string) and `scores` (float32), both `(n,
     classes)` and sorted by score. Files become pixels as in `zoo.read_images`. A model
-    that takes no gray or color images has no `serving_bytes`, and its `classify` reads
-    pixels from the float feature `image`. The graph rejects other shapes, empty
+    that does not take gray or color images has no `serving_bytes`, and its `classify`
+    reads pixels from the float feature `image`. The graph rejects other shapes, empty
     batches, NaN, infinity and very large images (limits: `zoo.exporting.decoding`).
 
-    Versions are published atomically, one export at a time. On other backends than
+    Versions are published atomically, one export at a time. On backends other than
     TensorFlow, a second process writes the version, and custom layers must be
     registered and importable. With a SavedModel, `base_path` also gets a `README.md`
     with a request for each signature of the newest version, and a `compose.yaml`. Your
@@ -80,7 +80,7 @@ def export(
             three have only `serving_default` and need the extra of their name
             (`gradzoo[onnx]`). Defaults to `"saved_model"`.
         from_logits: Boolean. `True` if `model` returns logits, `False` if
-            probabilities. Defaults to `None`, for what the last layers show.
+            probabilities. Defaults to `None`: inferred from the last layers.
         features: Sequence of strings. Names of layers whose outputs the signatures
             return, too, under these names. Defaults to none.
 
@@ -174,8 +174,8 @@ def _check_labels(model: keras.Model, labels: Sequence[str] | None) -> list[str]
     if labels is None:
         warnings.warn(
             "The model does not know the labels of its classes: they are exported as "
-            "'0', '1', ... Pass `labels`, or set `model.categories`, and "
-            "`model.normalization` for image files.",
+            "'0', '1', ... Pass `labels` or set `model.categories`; for image files, "
+            "also set `model.normalization`.",
             stacklevel=3,
         )
         labels = list(map(str, range(classes)))
@@ -225,12 +225,12 @@ def _choose_target(version: int | None, base: pathlib.Path) -> pathlib.Path:
     taken = list_versions(base)
     if version is None:
         return base / str(max(taken, default=0) + 1)
-    expected = "an integer from 1, or None for the next one"
+    expected = "a positive integer, or None for the next one"
     check_argument(is_size(version), "version", version, expected)
     if version in taken:
         raise FileExistsError(
-            f"The version exists in {str(base)!r}. Choose another one, or None for the "
-            f"next one. Received: version={version!r}."
+            f"The version already exists in {str(base)!r}. Choose another one, or "
+            f"None for the next one. Received: version={version!r}."
         )
     return base / str(version)
 

@@ -18,7 +18,7 @@ _CONVOLUTIONS = (layers.Conv2D, layers.DepthwiseConv2D, layers.SeparableConv2D)
 _PER_OUTPUT = (layers.Dense, *(layer.__base__ for layer in _CONVOLUTIONS))
 _RECURRENT = (layers.LSTM, layers.GRU, layers.SimpleRNN)
 _PER_INPUT = (layers.Conv2DTranspose.__base__, *_RECURRENT)
-# Layers whose variables of two axes are looked up, or multiply element by element.
+# Layers whose two-axis variables are lookup tables or elementwise factors.
 _WITHOUT_KERNEL = (layers.Embedding, layers.LayerNormalization, layers.PReLU)
 
 
@@ -80,7 +80,7 @@ def layer_outputs(model: keras.Model, names: Sequence[str]) -> dict[str, Any]:
 def preprocess_input(x: Any, data_format: str | None = None) -> Any:
     """Returns `x` unchanged: the models take raw pixels and scale them in the graph.
 
-    A placeholder for code that was written for `keras.applications`.
+    Exists for code written for `keras.applications`.
     """
     return x
 
@@ -148,8 +148,8 @@ def count_flops(model: keras.Model) -> int:
         The number of operations.
 
     Raises:
-        ValueError: If a size is `None`, or if another layer has a kernel, a variable of
-            two or more axes. The message names the layer.
+        ValueError: If a size is `None`, or if any other layer has a kernel (a variable
+            with two or more axes). The message names the layer.
 
     Example:
 
@@ -281,7 +281,7 @@ def _evaluate(tensor: Any, scale: float, generator: Any, values: dict[int, Any])
         x = scale * generator.normal(0, 2, [size or 16 for size in tensor.shape])
         activation = getattr(operation, "activation", None)
         if not activation or isinstance(operation, layers.RNN):
-            # Any numbers show a softmax that follows. NaN shows that none does.
+            # Random numbers reveal a softmax that follows. NaN fails the check.
             activation = keras.activations.linear
             x = x if scale == 1 else x * np.nan
         values[id(tensor)] = activation(keras.ops.convert_to_tensor(x, "float32"))

@@ -1,4 +1,4 @@
-"""Training by recipe, evaluation and publishing."""
+"""Training with recipes, evaluation and publishing."""
 
 import lazy_loader
 

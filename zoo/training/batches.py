@@ -21,7 +21,7 @@ STATISTICS_BATCHES = 100
 
 
 class TrainingBatches(ShuffledBatches):
-    """Shuffled batches whose labels `targets(x, y)` may replace."""
+    """Shuffled batches. If set, `targets(x, y)` replaces the labels."""
 
     targets: Callable[[Any, np.ndarray], np.ndarray] | None = None
 
@@ -55,9 +55,9 @@ def checksums(examples: LabeledImages, validation: Any) -> list[int]:
 def as_input(batches: TrainingBatches) -> Any:
     """Returns batches in the form in which `fit` reads them on this backend.
 
-    TensorFlow reads them through `tf.data`. Keras would turn on its autotuning. The
-    thread of the autotuner sleeps for as long as it has run, up to a minute, and `fit`
-    often waits for it at the end.
+    TensorFlow reads them through `tf.data`. Keras would turn on autotuning. The
+    autotuner's thread sleeps for as long as it has been running, up to a minute, and
+    `fit` often waits for it at the end.
     """
     if keras.backend.backend() != "tensorflow":
         return batches
@@ -77,8 +77,8 @@ def make_targets(
 ) -> Callable[[Any, np.ndarray], np.ndarray]:
     """Returns a function from images and labels to probabilities `(n, classes)`.
 
-    Cross-entropy is linear in its targets: the mean of labels and probabilities as the
-    target is the mean of both losses.
+    Cross-entropy is linear in its targets: a weighted mean of labels and probabilities
+    as the target gives the same weighted mean of the losses.
     """
     smoothing = np.float32(recipe.label_smoothing)
     table = (1 - smoothing) * np.eye(classes, dtype="float32") + smoothing / classes
@@ -137,7 +137,7 @@ def fit(
 
 
 def fit_statistics(model: keras.Model, batches: TrainingBatches) -> None:
-    """Computes the statistics of batch normalization again, for changed weights.
+    """Recomputes the statistics of batch normalization after the weights changed.
 
     They become the means over the first batches of the run.
     """

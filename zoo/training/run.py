@@ -1,4 +1,4 @@
-"""Training by recipe."""
+"""Training with a recipe."""
 
 import contextlib
 import dataclasses
@@ -43,8 +43,8 @@ class Report:
         model: Keras model, trained.
         recipe: `Recipe` that was run.
         history: Dict. Values per epoch, as in `keras.callbacks.History`. With a teacher
-            or label smoothing, `loss` and `accuracy` compare with the soft targets. If
-            the recipe averages the weights, the last values of the validation are of
+            or label smoothing, `loss` and `accuracy` are relative to the soft targets.
+            If the recipe averages the weights, the last validation values are those of
             the averages.
         seconds: Float. Wall time of the training.
         output_dir: Path. Folder of the run, or `None`.
@@ -91,7 +91,7 @@ def train(
     data_dir: PathLike | None = None,
     verbose: Any = "auto",
 ) -> Report:
-    """Trains a model by a recipe.
+    """Trains a model with a recipe.
 
     The same recipe and seed give the same weights on the same machine.
 
@@ -103,16 +103,16 @@ def train(
         data: Any of these, which are held in memory:
             - String. Name of a dataset.
             - Path of a folder with a subfolder of images per class, or of a folder
-              with such folders `train`, `validation` and `test`. Image files become
-              pixels as in `zoo.read_images`.
+              with such folders named `train`, `validation` and `test`. Image files
+              become pixels as in `zoo.read_images`.
             - Path of a `.npz` file with the arrays `x` and `y`, or `x_train`,
               `y_train`, `x_test`..., and maybe `categories`.
-            - Tuple of arrays `(images, labels)`, of shape `(n, ...)` and, integers from
-              0, `(n,)` or `(n, 1)`; or a `tf.data.Dataset` or `PyDataset` of these.
+            - Tuple of arrays `(images, labels)`: `(n, ...)`, and integers from 0 of
+              shape `(n,)` or `(n, 1)`; or a `tf.data.Dataset` or `PyDataset` of these.
         recipe: `Recipe`, name of published weights (`"lenet5.mnist"`), path of a recipe
             file, or `"fast"`: a small `"convnet"` for one epoch. Defaults to the newest
-            published one for the model and the dataset, or else for the model and MNIST
-            without its teacher; without its distortions for inputs that are not
+            published recipe for the model and the dataset, or else to that for MNIST
+            without its teacher. The default has no distortions if the inputs are not
             `(n, height, width, channels)`.
         split: String. `"train"`, with validation on `"validation"` after each epoch,
             or `"train+validation"`, without validation. Defaults to `"train"`.
@@ -123,7 +123,7 @@ def train(
         output_dir: Path. Folder for `log.csv`, `run.json` (a description of the run),
             checkpoints of `zoo.callbacks.ExactResume` in `checkpoint` and, at the end,
             `trained.keras`, which `zoo.load_model` opens. Defaults to `None`.
-        save_freq: `"epoch"`, or integer: also save a checkpoint after that many steps.
+        save_freq: `"epoch"`, or integer N: also save a checkpoint every N steps.
             Defaults to `"epoch"`.
         resume: Boolean. Whether to resume from the newest checkpoint, if there is one.
             The final weights and logs are bit-identical to those of an uninterrupted
@@ -137,7 +137,7 @@ def train(
 
     Returns:
         A `Report` with the trained model, which has the `categories` of the data if
-        these are known: the labels of a dataset, the names of subfolders.
+        these are known: the labels of a dataset or the names of subfolders.
 
     Raises:
         ValueError: If an argument or the recipe is wrong, the recipe is for another
@@ -226,7 +226,7 @@ def _complete_recipe(
         check_name(model)
     elif not isinstance(model, keras.Model):
         raise TypeError(
-            "`model` must be the name of a model or a Keras model, such as that of "
+            "`model` must be the name of a model or a Keras model, such as one from "
             f"`zoo.load_model`. Received: model={model!r}."
         )
     given = {**given, "dataset": dataset_name(data)}

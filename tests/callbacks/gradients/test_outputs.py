@@ -199,7 +199,7 @@ def test_a_finding_of_this_fit_ends_training(model, points):
     weights = model.get_weights()
     gradients, other = (GradientNorms(stop_on=(k,)) for k in ("non_finite", "dead"))
     assert fit(model, (x, y), other, epochs=3).epoch == [0, 1, 2]
-    with pytest.warns(UserWarning, match="ends training: non-finite gradient at"):
+    with pytest.warns(UserWarning, match="stops training: non-finite gradient at"):
         assert fit(model, (x, y), gradients, epochs=10).epoch == [0]
     model.set_weights(weights)
     assert fit(model, points, gradients, epochs=3).epoch == [0, 1, 2]

@@ -302,7 +302,7 @@ def test_export_writes_a_numbered_version(run, tmp_path):
     assert output.strip().endswith("serving/lenet5/1")
     code, _, errors = run("export", "lenet5.mnist", "serving/lenet5", "--version", 1)
     assert code == 1
-    assert "version exists" in errors
+    assert "version already exists" in errors
     assert errors.count("\n") == 1
 
 

@@ -1,4 +1,4 @@
-"""Training by recipe: results, resumption and the checks of arguments."""
+"""Training with recipes: results, resumption and the checks of arguments."""
 
 import csv
 import dataclasses
@@ -101,7 +101,7 @@ def test_a_resumed_run_equals_an_undisturbed_one(undisturbed, tmp_path):
     assert not (folder / "trained.keras").exists()
     assert recorded(folder, "step") == list(range(60))
     with (folder / "log.csv").open("a", newline="") as file:
-        # An epoch after the checkpoint, and a line in which the process was killed.
+        # An epoch after the checkpoint, and a line cut off when the process was killed.
         file.write("1,0.5,0.5,0.5,0.5\r\n2,0.")
     report = train(output_dir=folder, resume=True, **settings)
     assert int(report.model.optimizer.iterations) == 80
