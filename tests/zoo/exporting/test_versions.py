@@ -139,7 +139,7 @@ BAD_LABELS = [
     ("name", "value", "message"),
     [
         *(("labels", x, "a list of 10 different strings") for x in BAD_LABELS),
-        *(("version", x, "from 1, ") for x in (0, -1, 1.0, "2", True, 2**63, [1])),
+        *(("version", x, "positive") for x in (0, -1, 1.0, "2", True, 2**63, [1])),
         ("format", "h5", "one of 'saved_model', 'onnx'"),
     ],
 )
