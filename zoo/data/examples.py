@@ -239,7 +239,8 @@ def _collect(data: Any) -> tuple[np.ndarray, ...]:
         )
     # The shapes of single images may be unknown to TensorFlow.
     are_single = np.ndim(batches[0][-1]) == 0
-    shapes = {np.shape(batch[0])[0 if are_single else 1 :] for batch in batches}
+    start = 0 if are_single else 1
+    shapes = {tuple(np.shape(batch[0]))[start:] for batch in batches}
     if len(shapes) > 1:
         raise ValueError(
             "All images must have the same shape. Resize them, for instance with "

@@ -306,7 +306,11 @@ def test_export_writes_a_numbered_version(run, tmp_path):
     assert errors.count("\n") == 1
 
 
-def test_export_writes_the_labels_of_a_file(run, tmp_path):
+def test_export_writes_the_labels_of_a_run_and_those_of_a_file(run, trained, tmp_path):
+    code, _, errors = run("export", trained, "digits")
+    assert code == 0, errors
+    assert zoo.load_exported(tmp_path / "digits").labels == tuple("0123456789")
+
     layers = [keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(2)]
     keras.Sequential(layers).save(tmp_path / "mine.keras")
     words = ["export", "mine.keras", "serving", "--labels", "labels.txt"]

@@ -120,6 +120,7 @@ def test_altered_files_are_rejected(folder, tmp_path, name, change):
 
 
 def test_check_exported(folder, tmp_path):
+    assert check_exported(folder) == folder
     copy = shutil.copytree(folder, tmp_path / "1")
     before = tree(copy)
     assert check_exported(copy) == copy

@@ -133,13 +133,14 @@ BAD_LABELS = [
     *("0123456789", ["a", "b"], ["a"] * 11, list(range(10)), ["two\nlines"] * 10),
     *([""] * 10, {str(i) for i in range(10)}, 7, ["a"] * 10, np.arange(10)),
 ]
+BAD_VERSIONS = [0, -1, 1.0, "2", True, 2**63, [1]]
 
 
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
         *(("labels", x, "a list of 10 different strings") for x in BAD_LABELS),
-        *(("version", x, "positive") for x in (0, -1, 1.0, "2", True, 2**63, [1])),
+        *(("version", x, "a positive integer, ") for x in BAD_VERSIONS),
         ("format", "h5", "one of 'saved_model', 'onnx'"),
     ],
 )

@@ -57,6 +57,9 @@ def test_the_card_of_unchanged_weights(tmp_path):
     card = json.loads(zoo.get_weights("lenet5", "mnist").to_json())
     assert contract["weights"] == card
     assert contract["labels"] == card["categories"]
+    bias = model.get_layer("conv1").bias
+    bias.assign(bias + 1)
+    assert read_contract(export(model, tmp_path))["weights"] is None
 
 
 def test_weights_are_stored_once(tmp_path):

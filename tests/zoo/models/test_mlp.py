@@ -57,8 +57,7 @@ def test_deep_mlp_initializes_each_layer_differently():
 
 @pytest.mark.parametrize("depth", [1, 2, 100])
 def test_deep_mlp_depth(depth):
-    normalization = "layer" if depth < 100 else None
-    model = zoo.DeepMLP(np.full(depth, 4), normalization=normalization, dropout=0.1)
+    model = zoo.DeepMLP(np.full(depth, 4), normalization="layer", dropout=0.1)
     dense = [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)]
     assert len(dense) == depth + 1
 
