@@ -1,4 +1,4 @@
-// Brings a drawing into the form of MNIST: `zoo/data/normalization.py`, ported.
+// Converts a drawing to the form of MNIST: `zoo/data/normalization.py`, ported.
 //
 // The page knows its paper and its ink, so only the search for their colors is left
 // out. A test compares both on the same strokes.
@@ -9,7 +9,7 @@ const GRID = 64; // Images are analyzed on a grid of 64x64 points.
 
 const WIDEST_STROKE = 11; // half of it, in points of the grid
 const MNIST_INK = 0.87; // the mean of the ink in MNIST's strokes; 1 is white
-const THIN = 0.06; // Strokes are thin if an erosion leaves this part of their ink.
+const THIN = 0.06; // Strokes are thin if an erosion leaves less of their ink.
 const LEAST_CONTRAST = 12; // gray levels; less is noise
 
 /** Converts the opacity of black ink, (height, width) in [0, 255], to 28x28 pixels. */
@@ -73,8 +73,8 @@ function findStrokes(ink, view) {
   const { threshold, low, high } = otsu(rest);
   const share = map(rest, (x) => clip((x - low) / Math.max(high - low, 1e-3), 0, 1));
   const mask = map(filter(SMOOTH, share), (x) => (x > 0.35 ? 1 : 0));
-  // The strokes are the region with the most ink, and what gaps of a few points
-  // separate from it.
+  // The strokes are the region with the most ink, and those across gaps of a few
+  // points.
   const blurred = combine(BLUR, share);
   const likely = map(mask, (x, i) => x && CENTRAL.data[i] * sumAt(i, BLUR, blurred));
   const reach = dilate(mask, 3);

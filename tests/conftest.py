@@ -2,6 +2,7 @@
 
 import os
 
+os.environ["MPLBACKEND"] = "agg"  # needs no display
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 if "PYTEST_XDIST_WORKER" in os.environ:
     # There is a process per core already.

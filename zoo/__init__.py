@@ -5,7 +5,7 @@ from typing import Any
 
 import lazy_loader
 
-# The names in __init__.pyi, each imported from its module at its first use: the command
+# The names in __init__.pyi, each imported from its module on first use: the command
 # line answers `--help` without waiting for TensorFlow.
 _load, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 

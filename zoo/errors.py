@@ -86,7 +86,7 @@ def name_image(images: Any, index: int) -> str:
 
 
 def warn_if_scaled(images: Any) -> None:
-    """Warns if a pixel is below 0, or the largest in (0, 1], unlike raw pixels."""
+    """Warns if pixels are not raw: some below 0, or their maximum in (0, 1]."""
     pixels = np.asarray(images)
     if not pixels.size or pixels.dtype.kind not in "biuf":
         return
@@ -111,7 +111,7 @@ _NOISE = (
 
 
 def clean_message(message: str) -> str:
-    """Returns a message of TensorFlow without stack traces, nodes and brackets."""
+    """Returns a message of TensorFlow without stack traces, nodes or brackets."""
     text = re.sub(_NOISE, "", message)
     # The files that an assertion lists are named by their place in the request.
     assertion = r"assertion failed: \[(.*?)(?: Received: files\] \[[\d ]+|)\]"
@@ -120,7 +120,7 @@ def clean_message(message: str) -> str:
 
 @contextlib.contextmanager
 def quiet_tensorflow() -> Iterator[None]:
-    """Hides TensorFlow's messages: temporary paths, and functions traced again."""
+    """Hides TensorFlow's messages about temporary paths and retraced functions."""
     logger = logging.getLogger("tensorflow")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -22,8 +22,8 @@ def atomic_write(path: PathLike) -> Iterator[pathlib.Path]:
 
     The file is flushed to disk first, so that `path` has either its old content or the
     new content. If the block raises an exception, `path` is unchanged. A killed process
-    leaves a folder `.unfinished-*` beside `path`. A new folder, whose files the caller
-    flushes, can be published in the same way. Errors of the system name `path`.
+    leaves a folder `.unfinished-*` beside `path`. A new folder can be published in the
+    same way if the caller flushes its files. An `OSError` names `path`.
     """
     path = expand(path)
     try:
@@ -44,7 +44,7 @@ def expand(path: PathLike) -> pathlib.Path:
     """Returns a local path, with the home folder in place of a leading `~`."""
     if "://" in str(path):
         raise ValueError(
-            "Paths must be local: copy the files from or to other places. "
+            "Paths must be local. Copy files to or from remote storage. "
             f"Received: {str(path)!r}."
         )
     return pathlib.Path(os.path.expanduser(path))

@@ -11,7 +11,7 @@ RECORDERS = {"tensorflow": "TensorFlow", "jax": "Jax", "torch": "Torch"}
 def recorder_class() -> Any:
     """Returns the class of the recorder for the Keras backend in use."""
     backend = keras.backend.backend()
-    # Keras has it since 3.11.
+    # New in Keras 3.11.
     is_nnx_enabled = getattr(keras.config, "is_nnx_enabled", lambda: False)
     if backend not in RECORDERS or (backend == "jax" and is_nnx_enabled()):
         raise NotImplementedError(

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from .record import Column, Record, Table
 
 WINDOW = 10  # optimizer calls per profile
-# Norm of the last layer's input above which the gradient of its bias is taken to cancel
-# out: always, as in front of normalization or of a softmax over examples, or by chance.
+# Norm of the last layer's input above which its bias gradient is assumed to cancel
+# out: always, as before normalization or a softmax over examples, or by chance.
 LARGEST_INPUT = 1e5
 
 
@@ -100,7 +100,7 @@ def _error(
     for layer in kernels.names[-2:]:
         own = columns[layer]
         if layer != kernels.names[-1] and _is_recurrent(own):
-            continue  # It is no head, and its gradient may explode through time.
+            continue  # It is not a head; its gradient may explode through time.
         kernel, bias = (
             np.sqrt(sum(norms[c.path] ** 2 for c in own if c.is_kernel is is_kernel))
             * np.ones(len(kernels.steps))
@@ -129,7 +129,7 @@ def largest(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def median(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Returns the median over calls of what is finite; 0 if nothing is."""
+    """Returns the median of finite values over calls, or 0 if none."""
     medians = np.ma.median(np.ma.masked_invalid(values), axis=0)  # type: ignore[no-untyped-call]
     return np.asarray(np.ma.filled(medians, 0.0))
 

@@ -16,8 +16,8 @@ from .findings import Diagnosis, Finding
 from .record import Record, Table
 
 MOST_WINDOWS = 1000  # profiles of a long run, whose windows are longer
-# Root mean square of pre-activations above which squashing activations are flat, and
-# of weights, relative to the usual 1 / sqrt(fan_in), that cause it.
+# Root mean square above which pre-activations saturate an activation, and above
+# which weights are large, relative to the usual 1 / sqrt(fan_in).
 SATURATION, LARGE_WEIGHTS = 6.0, 3.0
 SQUASHING = {"tanh", "sigmoid", "hard_sigmoid", "hard_tanh"}
 
@@ -70,7 +70,7 @@ def diagnose(
 def _at_start(run: Run, calls: int, threshold: float) -> Iterator[Finding]:
     """Finds gradients that are huge from the first call.
 
-    Either relative gradients are, or the inputs of layers grow with depth.
+    Relative gradients are huge, or the inputs of layers grow with depth.
     """
     relative = run.relative[: min(calls, WINDOW)]
     # The first calls may overflow under mixed precision.
@@ -97,7 +97,7 @@ def _at_start(run: Run, calls: int, threshold: float) -> Iterator[Finding]:
     is_recurrent = run.is_recurrent([name])
     factor = growth if is_forward else float(relative[0, layer])
     text = (
-        f"the inputs of layers grow {factor:.0e} times with depth"
+        f"the inputs of layers grow {factor:.0e}-fold with depth"
         if is_forward
         else f"{factor:.0e} times the norm of its weights times the error at the output"
     )
@@ -142,7 +142,7 @@ def _growth(
     highest = 0.0
 
     def count(true: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """Counts, for each call, those that are true from it to the window's end."""
+        """Counts the true values from each call to the end of its window."""
         return np.convolve(true, np.ones(window))[window - 1 :]
 
     for start in range(1, min(calls, WINDOW + 1)):
@@ -242,7 +242,7 @@ def _trend(
 ) -> Iterator[Finding]:
     """Finds norms that grow (1) or fall (-1) from layer to layer toward the input.
 
-    Two consecutive windows must show the trend, or the only window. Of the norms that
+    Two consecutive windows must show the trend, or the only window. If norms
     vanish, the finding names the layer nearest to the input.
     """
     names = run.kernels.names
@@ -342,7 +342,8 @@ def _last_run(
 ) -> int | None:
     """Returns the row at which the zeros of the last calls begin.
 
-    `None` if there are fewer than `calls`, or if as many have ended before.
+    Returns `None` if there are fewer than `calls`, or less than twice as
+    many as in an earlier run of zeros.
     """
     breaks = np.flatnonzero(~zero)
     ends = np.concatenate([[-1], breaks, [len(zero)]])

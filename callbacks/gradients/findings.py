@@ -45,11 +45,11 @@ ADVICE = {
         "start": (
             "a check that the loss reaches the layer (`stop_gradient`, a conversion to "
             "NumPy or integers, an output without a loss) and that its input is not "
-            "zero or masked, zero or small positive initial biases in front of ReLUs"
+            "zero or masked, small non-negative initial biases in front of ReLUs"
         ),
         "later": (
-            "a smaller learning rate, `leaky_relu` or `gelu` in place of `relu`, zero "
-            "or small positive initial biases"
+            "a smaller learning rate, `leaky_relu` or `gelu` in place of `relu`, "
+            "small non-negative initial biases"
         ),
     },
 }

@@ -277,7 +277,7 @@ class GradientNorms(RecordViews, keras.callbacks.Callback):
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Restores what `get_state` returned, also in another process."""
+        """Restores what `get_state` returned, even in another process."""
         # Norms on the device and the pending update belong to the replaced record.
         self._read()
         self._update = None
@@ -292,8 +292,8 @@ class GradientNorms(RecordViews, keras.callbacks.Callback):
             warnings.warn(
                 "GradientNorms has seen no gradient: no Keras optimizer in an "
                 "attribute of the model was called during training. Does the "
-                "train step update the weights by other means, is no weight "
-                "trainable, or was a custom loop compiled before it was watched?",
+                "train step update the weights by other means, are all weights "
+                "frozen, or was a custom loop compiled before it was watched?",
                 stacklevel=3,
             )
 

@@ -119,7 +119,7 @@ class JaxRecorder(Recorder):
         if self.traced is None:
             # The jitted functions of a custom loop do not return norms.
             receive = functools.partial(self.receive_from_loop, layout)
-            on_one_device = jax.device_count() == 1  # Only there, JAX keeps an order.
+            on_one_device = jax.device_count() == 1  # JAX keeps the order only then.
             jax.debug.callback(receive, norms, ordered=on_one_device)
             return
         trace, norms_of_step, number = self.traced

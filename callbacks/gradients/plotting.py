@@ -25,7 +25,7 @@ ZERO, NON_FINITE = "black", "#d55e00"  # vermilion, unlike every color of viridi
 
 
 def plot(records: Sequence[Record], figure: Any = None) -> "Figure":
-    """Implements `GradientNorms.plot`. Readers with any color vision order viridis."""
+    """Implements `GradientNorms.plot`. Viridis suits readers with any color vision."""
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
     from matplotlib.patches import Patch
@@ -144,7 +144,7 @@ def _shorten(name: str) -> str:
 
 
 def _spread(first: Sequence[int], rows: int) -> list[int]:
-    """Returns rows whose labels do not touch, at most about 40, some before others."""
+    """Returns about 40 rows at most whose labels do not touch, `first` preferred."""
     ticks: list[int] = []
     every = -(-rows // MOST_LABELS)
     for row in (*first, *range(0, rows, every)):
@@ -161,9 +161,9 @@ def _finite_calls(table: Table) -> int:
 
 
 def _shrink(table: Table) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Divides the calls to draw into at most `MOST_COLUMNS` blocks.
+    """Divides the drawn calls into at most `MOST_COLUMNS` blocks.
 
-    Returns the steps between which they lie, and their norms, `(blocks, layers)`: the
+    Returns the steps at their edges, and their norms, `(blocks, layers)`: the
     median of the calls, NaN if one is not finite, or -1 if the layer took part in none.
     """
     end = _finite_calls(table)

@@ -83,9 +83,9 @@ class Table(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """The norms of the weights before an optimizer call, and of their change by it.
+    """The norms of the weights before an optimizer call, and of its update.
 
-    With `steps_per_execution`, the change is that by all steps of the execution.
+    With `steps_per_execution`, the update is that of all steps together.
     """
 
     step: int  # the number of the call
@@ -215,7 +215,7 @@ class Record:
         return Table(table.steps, table.optimizers, list(members), norms, present)
 
     def update_ratio(self) -> dict[str, NDArray[np.float64]]:
-        """Returns, per layer, the norm of the update relative to that of the weight."""
+        """Returns the norm of each layer's update relative to that of its weights."""
         rows = [weights.by_layer() for weights in self.weights]
         ratios = {}
         for layer in dict.fromkeys(column.layer for column in self.columns):

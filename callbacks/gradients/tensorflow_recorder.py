@@ -37,7 +37,7 @@ class TensorFlowInstrumentedStep(InstrumentedStep):
 
     def __call__(self, *args: Any) -> Any:
         model = self.model
-        # TensorFlow would trace a step that creates variables twice.
+        # TensorFlow would retrace a step that creates variables.
         if (
             not getattr(model.optimizer, "built", True)
             and getattr(model.train_step, "__func__", None) is keras.Model.train_step
@@ -221,7 +221,7 @@ def _with_unique_rows(gradient: Any) -> Any:
     """Sums the rows of an embedding's gradient that have the same index."""
     if not isinstance(gradient, tf.IndexedSlices):
         return gradient
-    # XLA needs static shapes, which sorting has and `tf.unique` has not.
+    # XLA needs static shapes, which sorting has and `tf.unique` lacks.
     indices = tf.reshape(gradient.indices, [-1])
     order = tf.argsort(indices)
     indices = tf.gather(indices, order)

@@ -34,7 +34,7 @@ class ExactResume(keras.callbacks.Callback):
     However often a run is killed, its final weights are bit-identical to those of an
     uninterrupted run if the data depend only on their position: batches in the same
     order in each epoch, an endless sequence that restarts with the same batches, or
-    `ShuffledBatches`. Random data that can be detected cause a warning before training.
+    `ShuffledBatches`. Randomness detected in the data causes a warning before training.
     Random numbers in the model must come from `keras.random`.
 
     A checkpoint holds all variables of the model, its optimizers, metrics and random
@@ -45,7 +45,7 @@ class ExactResume(keras.callbacks.Callback):
     saved, which causes a warning.
 
     This callback must be the last in the list. The batches before the checkpoint are
-    drawn and skipped: those of the epoch, or of the run if epochs continue the data.
+    drawn and skipped: those of the epoch, or of the run if data span several epochs.
 
     Args:
         directory: Path of the local folder for the checkpoints of one run. If it holds
@@ -58,10 +58,9 @@ class ExactResume(keras.callbacks.Callback):
             attributes that are numbers, strings, arrays, or lists or dicts of these.
         data: The `ShuffledBatches` from which `fit` draws. Needed if `fit` reads them
             through another object, such as a `tf.data.Dataset`. Defaults to `None`.
-        description: JSON-serializable dict that identifies the run. A checkpoint with
-            another description, loss, optimizer or number of batches, or with other
-            layers, activations, dtypes or shapes of variables, is refused. Defaults to
-            `None`.
+        description: JSON-serializable dict that identifies the run. A checkpoint is
+            refused if its description, loss, optimizer, number of batches, layers,
+            activations, dtypes or shapes of variables differ. Defaults to `None`.
 
     Raises:
         ValueError: If an argument is wrong. When training begins: if the model or an

@@ -1,4 +1,4 @@
-"""The state of a model and its description, by which a resumed run knows it."""
+"""The state of a model, and its description, which a resumed run must match."""
 
 import io
 import random
@@ -102,7 +102,7 @@ def _describe_optimizer(optimizer: Any) -> Any:
 
 
 def _fixed(config: Any) -> Any:
-    """Returns the settings of an optimizer that may not change in a resumed run."""
+    """Returns the optimizer settings that must not change in a resumed run."""
     if not isinstance(config, dict):
         return config
     return {

@@ -25,7 +25,7 @@ class ShuffledBatches(keras.utils.PyDataset):
             passes its own part to `fit`. Defaults to `(0, 1)`: the whole batch.
 
     Attributes:
-        steps_per_epoch: Integer. The argument of this name of `fit`.
+        steps_per_epoch: Integer. Pass it to `fit` under this name.
 
     Raises:
         ValueError: If `x` and `y` differ in length or are empty, `batch_size` is not

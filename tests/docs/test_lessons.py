@@ -1,19 +1,20 @@
 """The lessons run as scripts, and assert each of their formulas."""
 
-import os
-
 import jupytext
+import matplotlib.pyplot as plt
 import pytest
-from paths import ROOT, run_python
+from paths import ROOT, load_script
 
 LESSONS = sorted((ROOT / "docs" / "lessons").glob("*.py"))
 
 
 @pytest.mark.parametrize("lesson", LESSONS, ids=lambda path: path.stem)
-def test_lesson(lesson, tmp_path):
+def test_lesson(lesson, tmp_path, monkeypatch):
     """It needs no display, no prepared dataset, and writes no file."""
-    settings = {"MPLBACKEND": "agg", "TFDS_DATA_DIR": str(tmp_path)}
-    run_python(lesson, cwd=tmp_path, env=os.environ | settings)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    load_script(lesson)
+    plt.close("all")
     assert not list(tmp_path.iterdir())
 
 

@@ -5,7 +5,6 @@ import copy
 import doctest
 import re
 
-import matplotlib as mpl
 import numpy as np
 import pytest
 from paths import ROOT, load_script
@@ -16,7 +15,6 @@ import zoo
 from zoo.cli import commands as cli
 from zoo.cli import terminal
 
-mpl.use("agg")
 DOCS = ROOT / "docs"
 README = (ROOT / "README.md").read_text("utf-8")
 SITE = re.search(r"site_url: (.*)", (ROOT / "mkdocs.yml").read_text("utf-8"))[1]

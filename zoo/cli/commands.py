@@ -1,7 +1,7 @@
 """The commands of `zoo`: each reads its arguments and calls the package.
 
 Keras and TensorFlow are imported only by the commands that need them, so that
-`zoo --help`, `zoo list` and a mistyped name are answered at once.
+`zoo --help`, `zoo list` and errors in names appear at once.
 """
 
 import dataclasses
@@ -298,7 +298,7 @@ def export(
     ] = "saved_model",
 ) -> None:
     """Export a model, by default as the next version."""
-    try:  # Editors write a mark of the encoding and blank lines.
+    try:  # Editors add a byte order mark and blank lines.
         lines = labels.read_text("utf-8-sig").rstrip().splitlines() if labels else None
     except ValueError as error:
         message = f"The labels must be UTF-8 ({error}). Received: labels='{labels}'."
@@ -327,7 +327,7 @@ def publish(
     runs: Annotated[Path, Option(help="Folder of the runs.")] = Path("runs"),
     data_dir: DataDir = None,
 ) -> None:
-    """Train a recipe with several seeds and publish the first."""
+    """Run a recipe with several seeds and publish the first."""
     terminal.import_keras()
     options: dict[str, Any] = {"data_dir": data_dir, "verbose": terminal.progress(2)}
     card = zoo.publish(recipe, seeds=seeds, runs_dir=runs, **options)
@@ -379,14 +379,14 @@ def classify(model: "keras.Model", images: Any) -> Any:
 
 
 def number_classes(probabilities: Any) -> tuple[str, ...]:
-    """Returns the numbers of the classes in the place of labels, and says so."""
+    """Returns the numbers of the classes in place of labels, with a warning."""
     message = "The model does not know the labels of its classes: they are shown as"
     terminal.complain(f"{message} '0', '1', ...", "warning")
     return tuple(map(str, range(probabilities.shape[-1])))
 
 
 def summarize(model: "keras.Model") -> dict[str, Any]:
-    """Returns what `zoo info` prints of a model that is neither published nor a run."""
+    """Returns what `zoo info` prints for a model without a card or a run."""
     fields = ("name", "input_shape", "categories", "normalization")
     found = {field: getattr(model, field, None) for field in fields}
     return found | {"parameters": model.count_params() if model.built else None}

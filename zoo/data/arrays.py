@@ -18,7 +18,7 @@ def _fixed_point(function: Callable[[Any], Any], value: Any) -> Any:
     return value
 
 
-# The functions that NumPy and TensorFlow call the same.
+# Functions with the same name in NumPy and TensorFlow.
 SHARED = "abs cumsum floor maximum minimum reshape round sort stack transpose where"
 NUMPY = types.SimpleNamespace(
     **{name: getattr(np, name) for name in SHARED.split()},
@@ -65,7 +65,7 @@ class Box(NamedTuple):
 
 
 def bounds(mask: Any, view: Box, xp: Any) -> Box:
-    """Returns the box of the ones in a mask over `view`, or `view` if it has none."""
+    """Returns the bounding box of a mask over `view`, or `view` if it is empty."""
 
     def ends(line: Any, start: Any, stop: Any) -> tuple[Any, Any]:
         points = line.shape[0]

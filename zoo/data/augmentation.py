@@ -41,7 +41,7 @@ def distort(
         erase: Float. Probability that a rectangle of 2 to 33% of an image is set to 0.
 
     Returns:
-        float32 array of the shape of `images`, within the range of its values and 0.
+        float32 array of the shape of `images`, in the range of their values and 0.
 
     Reference:
     - [Simard, Steinkraus and Platt, 2003](https://doi.org/10.1109/ICDAR.2003.1227801):

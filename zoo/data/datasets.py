@@ -68,8 +68,8 @@ def load_dataset(
         ValueError: If there is no such dataset or split, or a file is damaged.
         FileNotFoundError: If a file is missing in `source_dir`.
         DatasetUnavailableError: If the dataset is not prepared and cannot be prepared
-            now. Without a network, this takes less than five seconds.
-        ImportError: If a `tf.data.Dataset` is asked for without TensorFlow.
+            now. Without a network, it is raised within five seconds.
+        ImportError: If a `tf.data.Dataset` is requested without TensorFlow.
 
     Example:
 
@@ -170,7 +170,7 @@ def dataset_info(name: str) -> DatasetInfo:
     if name not in DESCRIBED:
         raise ValueError(
             f"Unknown dataset. {suggest(str(name), list(DESCRIBED))} Other data are "
-            "passed as arrays, as a `tf.data.Dataset`, e.g. that of "
+            "passed as arrays, a `tf.data.Dataset`, e.g. one from "
             "`tensorflow_datasets.load`, or as the path of a folder or a .npz file "
             f"that exists. Received: name={name!r}."
         )

@@ -60,7 +60,7 @@ def load_examples(
     shape: tuple[int, ...] = (28, 28, 1),
     form: str | None = None,
 ) -> LabeledImages:
-    """Loads a split of data, which `zoo.train` describes, into memory.
+    """Loads a split of `data` (see `zoo.train`) into memory.
 
     The files of a folder become pixels of `shape` in the normalization `form`.
     """
@@ -94,7 +94,7 @@ def load_training_data(
 ) -> tuple[LabeledImages, ArrayPair | None]:
     """Loads images to train on, and those to validate on or `None`.
 
-    If the model knows the labels, they keep their places among those `known`. Arrays
+    If the model knows the labels, they keep their indices in `known`. Arrays
     are assumed to be normalized as the model expects.
     """
     if split not in ("train", "train+validation"):

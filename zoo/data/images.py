@@ -18,7 +18,7 @@ IMAGE_SUFFIXES = tuple(_SUFFIXES.split())
 
 
 def find_images(path: PathLike) -> tuple[list[pathlib.Path], int]:
-    """Lists the image file `path`, or those in a folder, and counts the other files.
+    """Lists `path` itself or the images in a folder, and counts the other files.
 
     Folders are searched recursively, linked ones once, and hidden ones are skipped.
     """
@@ -46,8 +46,8 @@ def read_image(
     """Reads an image file as the pixels that a model takes.
 
     The image is turned upright (Exif), the first frame of an animation is taken, and
-    `zoo.data.normalization.fit` converts the result to uint8 pixels. A warning names an
-    image without ink in its form, and an `OSError` a file that is not an image.
+    `zoo.data.normalization.fit` converts the result to uint8 pixels. Warns if an image
+    shows no ink; an `OSError` names a file that is not an image.
     """
     with contextlib.suppress(ImportError):
         import pillow_heif  # type: ignore[import-not-found]

@@ -1,4 +1,4 @@
-"""Brings images into the form of the data that a model was trained on.
+"""Converts images to the form of the data that a model was trained on.
 
 The same code runs on NumPy and, in exported graphs, on TensorFlow (see `arrays`).
 
@@ -33,7 +33,7 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 
 WIDEST_STROKE = 11  # half of it, in points of the grid; what is wider is shadow
 MNIST_INK = 0.87  # the mean of the ink in MNIST's strokes; 1 is white
-THIN = 0.06  # Strokes are thin if an erosion by a pixel leaves this part of their ink.
+THIN = 0.06  # Strokes are thin if a one-pixel erosion leaves less of their ink.
 SPECK = 8.0  # points of the grid
 LEAST_CONTRAST = 12.0  # gray levels; less is noise
 TRIMMED = 12.75  # Xiao et al. trim edges that differ by less than 5 % of 255.
@@ -44,7 +44,7 @@ def fit(rgba: Any, shape: tuple[int, ...], form: str | None, xp: Any = NUMPY) ->
 
     Args:
         rgba: float32 array `(height, width, 4)`. Color and opacity in [0, 255].
-        shape: Tuple. `(height, width)`, with or without 1 or 3 channels.
+        shape: Tuple. `(height, width)`, optionally with 1 or 3 channels.
         form: `"mnist"`, `"fashion_mnist"` or `None`. An image that has this form
             already is not changed. Without a form, the image is only resized.
         xp: The namespace of array functions.
@@ -95,8 +95,8 @@ def _resize(rgba: Any, shape: tuple[int, ...], xp: Any) -> Any:
 def _normalize_digit(rgba: Any, xp: Any) -> Any:
     """Draws a digit in white on black, as in MNIST.
 
-    Its ink fits into 20x20 pixels with unchanged proportions, and its center of mass is
-    that of the 28x28 image.
+    Its ink fits into 20x20 pixels with unchanged proportions, and its center of mass
+    is the image's center.
     """
     image, overview = _flatten(rgba, xp, largest=0.5)
     paper, direction, table = _find_ink_color(overview, xp)
@@ -148,7 +148,7 @@ def _normalize_digit(rgba: Any, xp: Any) -> Any:
 
 
 def _normalize_clothing(rgba: Any, xp: Any) -> Any:
-    """Shows an article on black, as in Fashion-MNIST: trimmed, centered, negative."""
+    """Shows an article on black, as in Fashion-MNIST: trimmed, centered, inverted."""
     image, overview = _flatten(rgba, xp)
     paper = _median(_border(overview, xp), xp)
     difference = xp.max(xp.abs(image - paper), -1)
@@ -157,7 +157,7 @@ def _normalize_clothing(rgba: Any, xp: Any) -> Any:
         seen = resample(difference, box, (GRID, GRID), xp)
         box = bounds(xp.floats(seen > TRIMMED), box, xp)
     gray, gray_paper = xp.sum(image * LUMA, -1), xp.sum(paper * LUMA)
-    # Photographs on light paper are negated.
+    # Photos on light paper are inverted.
     light = xp.floats(gray_paper > 127)
     ink = light * (gray_paper - gray) / xp.maximum(gray_paper, 1.0)
     ink = ink + (1 - light) * (gray - gray_paper) / xp.maximum(255 - gray_paper, 1.0)
@@ -193,7 +193,7 @@ FORMS = {
 
 
 def _flatten(rgba: Any, xp: Any, largest: float = 1.0) -> tuple[Any, Any]:
-    """Puts an image on paper that shows its ink; returns it, and on the grid.
+    """Composites an image on paper; returns it, and its overview on the grid.
 
     If a quarter of the border is transparent, the paper is white for dark ink and black
     for light ink. Otherwise, or if more than the part `largest` of the image is opaque,
@@ -218,7 +218,7 @@ def _flatten(rgba: Any, xp: Any, largest: float = 1.0) -> tuple[Any, Any]:
 def _find_ink_color(overview: Any, xp: Any) -> tuple[Any, Any, Any]:
     """Returns the color of the paper, the direction to that of the ink, and a mask.
 
-    Ink covers less than half of an image. The mask is that of a table, which
+    Ink covers less than half of an image. The mask marks a tabletop, which
     differs from the paper, too, and covers a good part of the border. Without a table,
     pixels that differ both from the paper and from the border around them are ink, and
     not a shadow that the border shows, too.
@@ -250,11 +250,10 @@ def _find_ink_color(overview: Any, xp: Any) -> tuple[Any, Any, Any]:
 
 
 def _find_strokes(levels: Any, view: Box, xp: Any) -> tuple[Box, Any, Any, Any]:
-    """Returns the box of the strokes in a part of an image, and what surrounds them.
+    """Returns the bounding box of the strokes in a part of an image, and three arrays.
 
-    `levels` is the ink in this part. What surrounds the strokes: on the grid, the
-    background and a mask that is 1 near the strokes; and the level of ink below which
-    there is only noise.
+    `levels` is the ink in this part. The arrays are the background and a mask that is 1
+    near the strokes, both on the grid, and the level of ink below which all is noise.
     """
     smooth = SMOOTH @ levels @ SMOOTH.T
     # An opening removes what is narrower than its window, the strokes.
@@ -264,8 +263,8 @@ def _find_strokes(levels: Any, view: Box, xp: Any) -> tuple[Box, Any, Any, Any]:
     threshold, low, high = otsu(rest, xp)
     share = clip((rest - low) / xp.maximum(high - low, 1e-3), xp)
     mask = xp.floats(SMOOTH @ share @ SMOOTH.T > 0.35)
-    # The strokes are the region with the most ink, and what gaps of a few points
-    # separate from it. Specks and what the border cuts off are left out.
+    # The strokes are the region with the most ink, and those across gaps of a few
+    # points. Specks and anything the border cuts off are left out.
     likely = BLUR @ share @ BLUR.T * CENTRAL * mask
     reach = dilate(mask, 3, xp)
     strokes = xp.fixed_point(

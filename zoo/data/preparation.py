@@ -166,7 +166,7 @@ def _open_builder(info: DatasetInfo, root: Path) -> tuple[Any, Any]:
         raise DatasetUnavailableError(
             "The dataset must be prepared by tensorflow-datasets, which cannot be "
             f"imported ({error}). Run `pip install tensorflow-datasets`, or copy the "
-            "file that zoo.prepare_dataset returns on another machine. "
+            "file that zoo.prepare_dataset wrote on another machine. "
             f"Received: name={info.name!r}."
         ) from error
     return tfds, tfds.builder(f"{info.name}:{info.version}", data_dir=root)

@@ -16,14 +16,14 @@ MAX_BATCH_PIXELS = 2**26
 # A compressed text of a PNG can hold megabytes, and a scan of a JPEG visits all pixels.
 MAX_TEXT_CHUNKS = 8
 MAX_SCANS = 100
-MAX_SEGMENTS = 1000  # in which the Exif data of a file are searched
+MAX_SEGMENTS = 1000  # that are searched for the Exif data of a file
 
 # The preparation of each input in the graph, for `export.json`.
 PREPROCESSING = {
     "image": "pixels, as the model takes them",
     "image_bytes": f"PNG or JPEG of at most {MAX_IMAGE_PIXELS} pixels, "
-    f"{MAX_IMAGE_SIDE} per side; turned upright (Exif), put on paper where it is "
-    "transparent, brought into the form of the training data (`normalization`) or else "
+    f"{MAX_IMAGE_SIDE} per side; turned upright (Exif), composited over a "
+    "background, converted to the form of the training data (`normalization`) or else "
     "resized bilinearly with antialiasing, converted to the model's channels (gray is "
     "the luma of ITU-R BT.601), rounded to whole numbers in [0, 255]",
 }
@@ -159,7 +159,7 @@ def _read_orientation(file: Any, is_png: Any) -> Any:
         places = tf.minimum(place[..., None] + offsets, size)
         scale = 256 ** tf.range(length)
         values = tf.reduce_sum(int32(tf.gather(data, places)) * scale, -1)
-        # Longer than any file: an offset that overflows, or points outside.
+        # Offsets that overflow or point outside become the end of the file.
         return tf.where((values < 0) | (values > size), size, values)
 
     def kind(place: Any, length: int) -> Any:

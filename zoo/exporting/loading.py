@@ -134,7 +134,7 @@ def load_exported(path: PathLike) -> ExportedModel:
 
 
 def check_exported(path: PathLike) -> pathlib.Path:
-    """Checks that a version has only the exported files and answers its warm-up.
+    """Checks that a version has only the exported files and passes its warm-up.
 
     Args:
         path: Path. Folder of a version, or the base folder for the newest version.
@@ -162,7 +162,7 @@ def check_exported(path: PathLike) -> pathlib.Path:
                 model._run(signature, inputs)
         except Exception as error:  # TensorFlow and protobuf raise many kinds.
             raise ValueError(
-                f"{model.path} does not answer its warm-up requests. Export the model "
+                f"{model.path} fails its warm-up requests. Export the model "
                 f"again. Received: signature={signature!r}, {error}."
             ) from error
     return model.path

@@ -1,7 +1,7 @@
 """Exported models for other runtimes: ONNX Runtime, LiteRT and OpenVINO.
 
 The graph is that of `serving_default`, with its names and preprocessing, float32
-weights and any batch size. LiteRT converts no recurrent layers for any batch size.
+weights and a variable batch size, which rules out recurrent layers in LiteRT.
 """
 
 import pathlib

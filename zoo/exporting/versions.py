@@ -79,7 +79,7 @@ def export(
         format: String. `"saved_model"`, `"onnx"`, `"litert"` or `"openvino"`. The last
             three have only `serving_default` and need the extra of their name
             (`gradzoo[onnx]`). Defaults to `"saved_model"`.
-        from_logits: Boolean. `True` if `model` returns logits, `False` if
+        from_logits: Boolean. `True` if the outputs are logits, `False` if
             probabilities. Defaults to `None`: inferred from the last layers.
         features: Sequence of strings. Names of layers whose outputs the signatures
             return, too, under these names. Defaults to none.
@@ -181,7 +181,7 @@ def _check_labels(model: keras.Model, labels: Sequence[str] | None) -> list[str]
         labels = list(map(str, range(classes)))
     names = as_list(labels)
     lines = [isinstance(x, str) and x.splitlines() == [x] for x in names]
-    expected = f"a list of {classes} different strings of one line, one per class"
+    expected = f"a list of {classes} distinct one-line strings, one per class"
     is_valid = lines == [True] * classes and len(set(names)) == classes
     check_argument(is_valid, "labels", labels, expected)
     return names

@@ -296,7 +296,7 @@ def _operations(config: dict[str, Any], prefix: str) -> dict[str, Any]:
 
 
 def _describe_activation(activation: Any) -> str:
-    """Describes an activation without what differs between equal ones: its name."""
+    """Describes an activation by its class and settings, without its name."""
     if not isinstance(activation, dict) or not isinstance(activation["config"], dict):
         return str(activation)
     config = activation["config"].items()

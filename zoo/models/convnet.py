@@ -54,7 +54,7 @@ def LeNet5(
             name: As in `zoo.ShallowMLP`.
 
     Returns:
-        A functional `keras.Model`, as `zoo.ShallowMLP`, with the same errors.
+        A functional `keras.Model`. Output and errors as in `zoo.ShallowMLP`.
 
     Example:
 
@@ -121,7 +121,7 @@ def ConvNet(
             name: As in `zoo.ShallowMLP`.
 
     Returns:
-        A functional `keras.Model`, as `zoo.ShallowMLP`, with the same errors.
+        A functional `keras.Model`. Output and errors as in `zoo.ShallowMLP`.
 
     Example:
 

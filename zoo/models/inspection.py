@@ -226,7 +226,7 @@ def takes_raw_pixels(model: keras.Model) -> bool:
 def returns_logits(model: keras.Model, given: bool | None = None) -> bool:
     """Returns `True` if a classifier returns logits.
 
-    `given` decides for models whose last operations do not show it.
+    `given` is returned if the last operations do not show this.
     """
     try:
         return not ends_in_softmax(model)
@@ -237,7 +237,7 @@ def returns_logits(model: keras.Model, given: bool | None = None) -> bool:
 
 
 def ends_in_softmax(model: keras.Model) -> bool:
-    """Returns `True` if a classifier returns probabilities, `False` if logits.
+    """Returns `True` if the outputs are probabilities, `False` if logits.
 
     Evaluates the operations that follow the last variables, on random numbers. Raises a
     `ValueError` if they show neither.

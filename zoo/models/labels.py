@@ -21,7 +21,7 @@ def describe_data(
 ) -> None:
     """Sets `model.categories` and `model.normalization`; files and copies keep them.
 
-    These are the label of each class, and the form into which image files are brought
+    These are the class labels, and the form to which image files are converted
     for the model: `"mnist"`, `"fashion_mnist"` or `None` (see `zoo.read_images`).
     """
     model.categories = tuple(categories) if categories else None
@@ -53,7 +53,7 @@ def find_data(model: keras.Model) -> tuple[tuple[str, ...] | None, str | None]:
     """Returns the categories and the normalization of a model, or `(None, None)`.
 
     A copy that lost these attributes is recognized by its weights, if these are
-    published ones. A model that only wraps another has those of the other.
+    published ones. A mere wrapper has those of the model inside it.
     """
     categories = getattr(model, "categories", None)
     categories = tuple(categories) if categories is not None else ()
@@ -82,17 +82,17 @@ def read_images(
 ) -> np.ndarray:
     """Reads image files as the pixels that a model takes.
 
-    Files are brought into the form of the images that the model was trained on. For the
+    Files are converted to the form of the images that the model was trained on. For the
     weights for MNIST, this is a digit in light ink on black, in the middle of 28x28
-    pixels, whatever the size, colors and lighting of the picture; of several digits,
-    one is read. Images that have this form are not changed. For models without this
-    form, images are resized. A model of which nothing is known, such as a copy by
+    pixels, whatever the size, colors and lighting of the picture. Only one digit
+    is read. Images that have this form are not changed. For models without this
+    form, images are resized. A model without this information, such as a copy by
     `keras.models.clone_model`, causes a warning: set its `categories` and its
     `normalization`.
 
     Args:
         files: Iterable of paths, or of binary files. Formats that Pillow reads.
-        model: Keras model of images `(height, width)`, with or without 1 or 3 channels.
+        model: Keras model of images `(height, width)`, optionally with 1 or 3 channels.
         as_is: Boolean. Whether to only resize the images. Defaults to `False`.
 
     Returns:
@@ -100,7 +100,7 @@ def read_images(
 
     Raises:
         OSError: If a file cannot be read or is not an image. The message names it.
-        ValueError: If there are no files, or the model takes no images of one size.
+        ValueError: If there are no files, or the model has no fixed image size.
         TypeError: If `files` is a single path, or `model` is not a Keras model.
 
     Example:
@@ -113,13 +113,13 @@ def read_images(
     """
     if not isinstance(model, keras.Model) or isinstance(files, str | os.PathLike):
         raise TypeError(
-            "`read_images` takes a list of files and a Keras model, such as that of "
+            "`read_images` takes a list of files and a Keras model, e.g. one from "
             f"`zoo.load_model`. Received: files={files!r}, model={model!r}."
         )
     shape = tuple(getattr(model, "input_shape", ()))[1:]
     if not is_file_shape(shape):
         raise ValueError(
-            "The model must take images of one size, (height, width), with or without "
+            "The model must take images of one size, (height, width), optionally with "
             f"1 or 3 channels. Received: model.input_shape={(None, *shape)}."
         )
     categories, form = (None, None) if as_is else find_data(model)

@@ -50,8 +50,8 @@ def LeNet1998(
     connects each of its maps to some maps of S2. All units up to F6 have the activation
     `scaled_tanh`. An output is the squared distance between F6 and the fixed 7x12
     bitmap of a digit, a penalty. The `logits` are these distances with a negative sign,
-    so that their softmax are probabilities. `MAPCriterion` is the paper's loss for the
-    logits. There are no published weights; `docs/results/lenet1998.py` trains it.
+    so their softmax gives probabilities. `MAPCriterion` is the paper's loss for the
+    logits. It has no published weights; `docs/results/lenet1998.py` trains it.
     `zoo.load_model` opens its files.
 
     Reference:
@@ -181,7 +181,7 @@ class DigitDistance(layers.Layer):
 class MAPCriterion(keras.losses.Loss):
     """Computes the loss of the paper, its equation 9, from negative distances.
 
-    This is the cross-entropy of a softmax with one more class, for images of no digit,
+    This is the cross-entropy of a softmax with an extra class, for non-digit images,
     whose distance is always `j`. Far from the bitmaps, it is the distance to the right
     one, up to a constant, and its gradient is smooth; close to them, the wrong digits
     compete.

@@ -48,7 +48,7 @@ def ShallowMLP(
         input_tensor: Keras tensor. Input of the model, whose layers then have `name` as
             a prefix (`{name}_logits`). Defaults to a new input.
         classes: Integer. Number of classes. The head is untrained if published weights
-            have another number. Defaults to that of the weights, or 10.
+            have a different number. Defaults to theirs, or 10.
         classifier_activation: String or `None` for logits. Defaults to `"softmax"`.
         include_preprocessing: Boolean. Scale raw pixels to [0, 1]. Defaults to `True`.
         name: String. Defaults to `"shallow_mlp"`.
@@ -128,7 +128,7 @@ def DeepMLP(
             include_preprocessing, name: As in `zoo.ShallowMLP`.
 
     Returns:
-        A functional `keras.Model`, as `zoo.ShallowMLP`, with the same errors.
+        A functional `keras.Model`. Output and errors as in `zoo.ShallowMLP`.
 
     Example:
 

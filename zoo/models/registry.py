@@ -14,7 +14,7 @@ from zoo.models.weights import PUBLISHED, Weights, find, is_path, published
 if TYPE_CHECKING:
     import keras
 
-# The builders, from the simplest to the most modern. They are imported at their first
+# The builders, from the simplest to the most modern. They are imported on first
 # use, because listing models and weights must not wait for Keras.
 BUILDERS = {
     "shallow_mlp": "zoo.models.mlp:ShallowMLP",

@@ -61,7 +61,7 @@ def read_config(path: pathlib.Path) -> dict[str, Any]:
 def read_data(config: dict[str, Any]) -> tuple[Sequence[str] | None, str | None]:
     """Returns the categories and the normalization that a model was saved with.
 
-    `config` is from `read_config`. A model around another has those of the other.
+    `config` is from `read_config`. A wrapper has those of the model inside it.
     """
     described = config.get("build_config") or {}
     layers = config.get("config", {}).get("layers", [])

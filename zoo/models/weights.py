@@ -1,6 +1,6 @@
 """Published weights and their cards.
 
-A published weight is three files in `zoo/published`, which are part of the wheel:
+Published weights are three files in `zoo/published`, which are part of the wheel:
 `<id>.toml` (the recipe), `<id>.json` (the card) and `<id>.weights.h5`.
 """
 
@@ -31,11 +31,11 @@ class Weights:
     Attributes:
         model: String. Name of the model, e.g. `"lenet5"`.
         dataset: String. Name of the training data, e.g. `"mnist"`.
-        version: Integer. Version of the weight, starting at 1.
+        version: Integer. Version number, starting at 1.
         sha256: String. Checksum of the weights file, verified at every load.
         bytes: Integer. Size of the weights file.
         categories: Tuple of strings. The label of each class, in output order.
-        normalization: String. The form into which the images were brought, see
+        normalization: String. The form to which the images were converted, see
             `zoo.read_images`: `"mnist"`, `"fashion_mnist"` or `None`.
         input_shape: Tuple of integers. `(height, width, channels)` of the images.
         arguments: Dict. The architecture arguments of the builder.
@@ -50,7 +50,7 @@ class Weights:
         data: Dict. `source` (URL), `version`, `license` and `citation` of the data.
         license: String. License of the weights.
         recipe: Dict. The full configuration of the training run.
-        command: String. The command that created the weight and this card.
+        command: String. Command that created the weights and this card.
         versions: Dict. Versions of the software used for training.
         golden: Dict. `seed` of random images, and the model's `probabilities` for them.
     """
@@ -84,7 +84,7 @@ class Weights:
         return f"<Weights {self.id}: {self.metrics['accuracy']:.2%} test accuracy>"
 
     def summary(self) -> dict[str, Any]:
-        """Returns the fields for readers: without matrices, curves and outputs."""
+        """Returns the fields to display, without matrices, curves or outputs."""
         fields = {"id": self.id, **dataclasses.asdict(self)}
         del fields["golden"]
         fields["metrics"].pop("confusion", None)
@@ -133,7 +133,7 @@ def published() -> tuple[Weights, ...]:
 def find(model: str, name: str) -> Weights:
     """Finds published weights of a model, or raises a `ValueError`.
 
-    `"mnist"` is the newest version of `"mnist.v1"`, `"mnist.v2"`... The name of the
+    `"mnist"` is the newest of `"mnist.v1"`, `"mnist.v2"`... The name of the
     model may come first: `"lenet5.mnist"`.
     """
     for weights in reversed(published()):

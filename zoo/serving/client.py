@@ -38,8 +38,8 @@ ADVICE: dict[type[Exception], str] = {
 class Client:
     """Sends requests to a model on a TF Serving server.
 
-    A request is repeated, after a random pause that grows, if the server is overloaded
-    or cannot be reached. A request that times out is not repeated.
+    Requests are retried, with random exponential backoff, if the server is overloaded
+    or cannot be reached. A request that times out is not retried.
 
     Args:
         url: String. `"http://host:8501"` or `"https://..."` for REST,
@@ -47,11 +47,11 @@ class Client:
         model: String. Name of the model on the server.
         version: Integer. Defaults to the newest version on the server.
         batch_size: Integer. Images per request. Defaults to 64.
-        timeout: Float. Seconds to wait for an answer (REST: each part). Defaults to 10.
+        timeout: Float. Seconds to wait for a response (REST: per read). Defaults to 10.
         retries: Integer. Maximum number of retries per request. Defaults to 3.
 
     Raises:
-        ValueError: If `url`, `version` or `batch_size` has another form.
+        ValueError: If `url`, `version` or `batch_size` is invalid.
         ImportError: If a package that gRPC needs is missing.
 
     Example:
@@ -113,7 +113,7 @@ class Client:
         if signature != "serving_bytes":
             warn_if_scaled(images)
         answers = []
-        # An empty array is sent, too: the server decides what to answer.
+        # An empty array is sent, too: the server decides how to respond.
         for start in range(0, max(len(batch), 1), self.batch_size):
             part = batch[start : start + self.batch_size]
             if signature == "serving_bytes":

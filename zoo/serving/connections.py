@@ -1,4 +1,4 @@
-"""Connections to TF Serving. The answers over gRPC have the form of those over REST."""
+"""Connections to TF Serving. Responses have the same form over gRPC and REST."""
 
 import base64
 import contextlib
@@ -116,7 +116,7 @@ def _to_array(tensor: Any, dtype: type) -> np.ndarray:
 
 
 def _import_apis() -> types.SimpleNamespace:
-    """Imports TF Serving's stubs without TensorFlow, of which they need messages only.
+    """Imports TF Serving's stubs with TensorFlow's messages but without TensorFlow.
 
     TensorFlow takes seconds and half a gigabyte, so an empty module with its name and
     folder replaces it during the import. A later `import tensorflow` works as usual.

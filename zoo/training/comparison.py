@@ -39,17 +39,17 @@ def compare(
     """Trains or loads several models and compares them.
 
     Args:
-        models: List. Names of models and Keras models, which are trained; and names of
+        models: List. Names of models and Keras models, to be trained; and names of
             published weights, `.keras` files, folders of runs and `Report`s, which are
             taken as they are.
         data: As in `zoo.train`.
         recipe: As in `zoo.train`, whatever model it was written for: its `arguments`
-            are left out for the others. Defaults to that of each model.
-        validation_data: As `data`. To evaluate on. Defaults to a split of `data`, which
+            are ignored for other models. Defaults to each model's own.
+        validation_data: As `data`, to evaluate on. Defaults to a split of `data`, which
             must then have splits.
         split: String. The split to evaluate on. Defaults to `"validation"`.
-        detailed: Boolean. Adds the calibration error and, as means over their amounts,
-            the accuracies on distorted images. Defaults to `False`.
+        detailed: Boolean. Adds the calibration error and the mean accuracy for each
+            kind of distortion. Defaults to `False`.
         data_dir: Path. Folder of the prepared datasets. Defaults to TFDS' folder.
         **options: Arguments of `zoo.train`, such as `epochs`. In `output_dir`, each
             model has a folder.

@@ -13,8 +13,8 @@ import tensorflow as tf
 class MultiWorkerStrategy(tf.distribute.MultiWorkerMirroredStrategy):
     """`tf.distribute.MultiWorkerMirroredStrategy` in a form that Keras 3 can use.
 
-    Keras asks a strategy to reduce tuples of tensors, to find the shapes of a batch,
-    and scalars along an axis, the logs of a step. TensorFlow's does neither.
+    Keras reduces tuples of tensors to find the shapes of a batch, and scalars along
+    an axis for the logs of a step. TensorFlow's strategy can do neither.
 
     Reference: [keras#20585](https://github.com/keras-team/keras/issues/20585)
     """

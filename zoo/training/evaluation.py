@@ -38,22 +38,22 @@ def evaluate(
         split: String. `"train"`, `"validation"` or `"test"`, if the data have splits.
             Defaults to `"test"`.
         batch_size: Integer. Images per batch. Defaults to 1000.
-        from_logits: Boolean. True if the model returns logits, for models whose last
+        from_logits: Boolean. True if the model returns logits. Used only if the last
             layers do not show it. Defaults to `None`.
         detailed: Boolean. Adds the measures of the cards: accuracy per class,
-            confusions, calibration, and accuracy on distorted images, which takes 50
+            confusion matrix, calibration, accuracy on distorted images. Takes 50
             times as long. Defaults to `False`.
         data_dir: Path. Folder of the prepared datasets. Defaults to TFDS' folder.
         verbose: As in `keras.Model.predict`. Defaults to 0.
 
     Returns:
         Dict of `accuracy` (a fraction), `loss` (in nats) and the number of `images`;
-        if `detailed`, also those of `zoo.training.measures.measure`.
+        `detailed` adds the items of `zoo.training.measures.measure`.
 
     Raises:
-        ValueError: If `data` has another form or labels that the model does not know,
+        ValueError: If `data` is invalid or has labels that the model does not know,
             or the last layers do not show whether it returns probabilities or logits.
-            If `detailed`, and the data are not images with pixels in [0, 255].
+            If `detailed` and the data are not images with pixels in [0, 255].
 
     Example:
 
@@ -76,7 +76,7 @@ def evaluate(
     if names and not categories and len(names) != classes:
         raise ValueError(
             f"The model {model.name!r} has {classes} classes without labels. "
-            "Set `model.categories` to match them with those of the data. Received: "
+            "Set `model.categories` to match its classes to the data. Received: "
             f"data with the {len(names)} labels {[*names[:20]]}."
         )
     with quiet_tensorflow():

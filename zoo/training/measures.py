@@ -38,8 +38,8 @@ def measure(
 
     Returns:
         Dict of `class_accuracy`, a list with `None` for classes without images;
-        `confusion`, rows of counts per true class; `calibration_error`, the expected
-        one over 15 bins of equal width; and the accuracies `shifted` (pixels, mean of
+        `confusion`, rows of counts per true class; `calibration_error`, the ECE
+        over 15 bins of equal width; and the accuracies `shifted` (pixels, mean of
         four directions), `rotated` (degrees, mean of both), `scaled` (factors) and
         `noisy` (standard deviation of Gaussian noise in gray levels), dicts by amount.
 
@@ -78,7 +78,7 @@ def measure(
 
 
 def calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Returns the mean distance of confidence and accuracy over bins of confidence."""
+    """Returns the expected calibration error (ECE) over bins of confidence."""
     confidence = probabilities.max(-1).astype("float64")
     surplus = confidence - (probabilities.argmax(-1) == labels)
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)

@@ -125,7 +125,7 @@ def training_data(target: PathLike) -> str:
 
 
 def has_seen(target: PathLike, data: Any, split: str) -> bool:
-    """Returns `True` if a model is known to be trained on images of a split of data."""
+    """Returns `True` if a model is known to have been trained on a split of data."""
     if not isinstance(data, str | os.PathLike):
         return False
     if is_target_path(target):

@@ -37,10 +37,10 @@ def publish(
     data_dir: PathLike | None = None,
     verbose: Any = "auto",
 ) -> Weights:
-    """Trains a recipe with several seeds and publishes the weights of the first.
+    """Runs a recipe with several seeds and publishes the weights of the first.
 
     Every run trains on the training and validation images. The models, rounded to
-    float16, are evaluated on the test images, by which nothing is chosen. Finished runs
+    float16, are evaluated on the test images, never used for selection. Finished runs
     in `runs_dir` are not repeated, and an interrupted one is resumed.
 
     Args:

@@ -26,7 +26,7 @@ class Recipe:
     Attributes:
         model: String. Name of the model, e.g. `"lenet5"`.
         dataset: String. Name of the dataset, e.g. `"mnist"`.
-        version: Integer. Version of the weights that the recipe trains. Defaults to 1.
+        version: Integer. Version of the resulting weights. Defaults to 1.
         seed: Integer. Seed of all randomness. Defaults to 0.
         epochs: Integer. Passes over the training images. Defaults to 10.
         batch_size: Integer. Images per step. Defaults to 128.
@@ -41,7 +41,7 @@ class Recipe:
         label_smoothing: Float in [0, 1). The part of each label that is spread evenly
             over all classes. Defaults to 0.
         teacher: String. Name of published weights, e.g. `"convnet.mnist"`, whose
-            probabilities for the distorted images are targets beside the labels.
+            probabilities for the distorted images are mixed with the labels.
             Defaults to `None`.
         teacher_weight: Float in (0, 1]. The weight of the teacher's probabilities in
             the targets. Defaults to 0.9.
@@ -93,7 +93,7 @@ class Recipe:
         warmed = _is_number(self.warmup_epochs) and self.warmup_epochs >= 0
         smoothed, averaged = map(_is_part, (self.label_smoothing, self.ema_momentum))
         weighted = _is_number(self.teacher_weight) and 0 < self.teacher_weight <= 1
-        seeded = type(self.seed) is int and self.seed >= 0  # `True` is no seed
+        seeded = type(self.seed) is int and self.seed >= 0  # `True` is invalid
         for field, is_valid, expected in (
             ("model", isinstance(self.model, str), "a name"),
             ("dataset", isinstance(self.dataset, str), "a name"),
@@ -118,7 +118,7 @@ class Recipe:
 
     @property
     def id(self) -> str:
-        """Full name of the weights that the recipe trains, e.g. `"lenet5.mnist.v1"`."""
+        """Full name of the resulting weights, e.g. `"lenet5.mnist.v1"`."""
         return f"{self.model}.{self.dataset}.v{self.version}"
 
     @property
@@ -173,7 +173,7 @@ def load_recipe(recipe: PathLike) -> Recipe:
 def default_recipe(model: str, dataset: str | None) -> Recipe:
     """Returns the newest published recipe for a dataset, or else the one for MNIST.
 
-    That for MNIST comes without its teacher, which may not know the images.
+    The one for MNIST drops its teacher, which may not fit the images.
     A model without recipes gets the defaults of `Recipe`.
     """
     for name in (dataset, "mnist"):
@@ -213,7 +213,7 @@ def compile_model(
     loss = getattr(keras.losses, f"{prefix}CategoricalCrossentropy")
     accuracy = getattr(keras.metrics, f"{prefix}CategoricalAccuracy")
     jit = choose_jit(model, recipe.epochs * steps_per_epoch)
-    # TensorFlow traces a step that creates variables twice. The string "accuracy" and
+    # TensorFlow retraces a step that creates variables. The string "accuracy" and
     # an optimizer that is not built would create some.
     metrics = [accuracy("accuracy")]
     model.compile(optimizer, loss(from_logits), metrics=metrics, jit_compile=jit)

@@ -107,7 +107,7 @@ def train(
               become pixels as in `zoo.read_images`.
             - Path of a `.npz` file with the arrays `x` and `y`, or `x_train`,
               `y_train`, `x_test`..., and maybe `categories`.
-            - Tuple of arrays `(images, labels)`: `(n, ...)`, and integers from 0 of
+            - Tuple of arrays `(images, labels)`: `(n, ...)`, and integers >= 0 of
               shape `(n,)` or `(n, 1)`; or a `tf.data.Dataset` or `PyDataset` of these.
         recipe: `Recipe`, name of published weights (`"lenet5.mnist"`), path of a recipe
             file, or `"fast"`: a small `"convnet"` for one epoch. Defaults to the newest

@@ -92,7 +92,7 @@ def _machine() -> dict[str, Any]:
 
 @contextlib.contextmanager
 def completing_files(hooks: list[keras.callbacks.Callback]) -> Iterator[None]:
-    """Completes the files of callbacks, also when the run is interrupted."""
+    """Completes the files of callbacks, even if the run is interrupted."""
     resume = hooks and isinstance(hooks[-1], ExactResume) and hooks[-1]
     try:
         with resume.saving_when_stopped() if resume else contextlib.nullcontext():

@@ -139,7 +139,7 @@ BAD_VERSIONS = [0, -1, 1.0, "2", True, 2**63, [1]]
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        *(("labels", x, "a list of 10 different strings") for x in BAD_LABELS),
+        *(("labels", x, "a list of 10 distinct one-line strings") for x in BAD_LABELS),
         *(("version", x, "a positive integer, ") for x in BAD_VERSIONS),
         ("format", "h5", "one of 'saved_model', 'onnx'"),
     ],

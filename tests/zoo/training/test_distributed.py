@@ -95,7 +95,7 @@ def test_lost_workers_end_the_others_and_nothing_is_lost(of_two, tmp_path):
 
 def join(index, *addresses):
     """Starts a worker that only joins its cluster."""
-    program = "import zoo; zoo.distributed.strategy(timeout=5)"
+    program = "import zoo; zoo.distributed.strategy(timeout=1)"
     return start("-c", program, TF_CONFIG=tf_config(index, worker=addresses))
 
 
