@@ -40,9 +40,8 @@ class ExactResume(keras.callbacks.Callback):
     A checkpoint holds all variables of the model, its optimizers, metrics and random
     generators, the position in the run, `History`, and the state of other callbacks.
     The two newest checkpoints are kept. A damaged one is skipped; if one cannot be
-    written, as on a full disk, training continues. Both cause a warning. With several
-    workers, only the chief saves. An iterator in an attribute of the model cannot be
-    saved, which causes a warning.
+    written, as on a full disk, training continues. Both cause a warning, as does an
+    iterator in an attribute of the model. With several workers, only the chief saves.
 
     This callback must be the last in the list. The batches before the checkpoint are
     drawn and skipped: those of the epoch, or of the run if data span several epochs.
@@ -66,7 +65,7 @@ class ExactResume(keras.callbacks.Callback):
         ValueError: If an argument is wrong. When training begins: if the model or an
             optimizer is not built, `data` is passed to `fit` without `steps_per_epoch`,
             `BackupAndRestore` comes later in the list, the checkpoint belongs to
-            another run, or all checkpoints are damaged.
+            another run or an epoch with other metrics, or all checkpoints are damaged.
         RuntimeError: If workers find different checkpoints when training begins.
 
     Example:
@@ -196,8 +195,14 @@ class ExactResume(keras.callbacks.Callback):
             return
         if self._resumed and self._batch:
             model = self.model  # The property copies JAX's state back to the model.
+            metrics, saved = model.metrics_variables, self._resumed["metrics"]
+            if len(metrics) != len(saved["values"]):
+                raise ValueError(
+                    "Compile the model with the metrics of the interrupted epoch. "
+                    f"Received: metrics={[variable.path for variable in metrics]}."
+                )
             self._set_state(self._resumed)
-            set_values(model, model.metrics_variables, self._resumed["metrics"])
+            set_values(model, metrics, saved)
             # The other callbacks have seen the epoch and this batch begin again.
             self._callback_states.set(self._resumed["callbacks"])
         if self._resumed or not batch:
@@ -343,9 +348,7 @@ class ExactResume(keras.callbacks.Callback):
 
     def _build_metrics(self, batch: Any) -> None:
         """Builds the metrics, which TensorFlow does when it traces the train step."""
-        saved = self._resumed["metrics"]["values"]
-        if len(self._model.metrics_variables) != len(saved):
-            self._model._symbolic_build(data_batch=batch)
+        self._model._symbolic_build(data_batch=batch)
 
     def _save(self) -> None:
         model = self.model  # The property copies JAX's state back to the model.

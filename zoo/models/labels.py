@@ -84,11 +84,10 @@ def read_images(
 
     Files are converted to the form of the images that the model was trained on. For the
     weights for MNIST, this is a digit in light ink on black, in the middle of 28x28
-    pixels, whatever the size, colors and lighting of the picture. Only one digit
-    is read. Images that have this form are not changed. For models without this
-    form, images are resized. A model without this information, such as a copy by
-    `keras.models.clone_model`, causes a warning: set its `categories` and its
-    `normalization`.
+    pixels, whatever the size, colors and lighting of the picture. Only one digit is
+    read. Images that have this form are not changed. For models without a form, images
+    are resized. A model that lacks this information, such as a copy by
+    `keras.models.clone_model`, causes a warning: set `categories` and `normalization`.
 
     Args:
         files: Iterable of paths, or of binary files. Formats that Pillow reads.

@@ -40,9 +40,8 @@ def evaluate(
         batch_size: Integer. Images per batch. Defaults to 1000.
         from_logits: Boolean. True if the model returns logits. Used only if the last
             layers do not show it. Defaults to `None`.
-        detailed: Boolean. Adds the measures of the cards: accuracy per class,
-            confusion matrix, calibration, accuracy on distorted images. Takes 50
-            times as long. Defaults to `False`.
+        detailed: Boolean. Adds the measures of a card (50 times slower): accuracy per
+            class and on distorted images, confusion, calibration. Defaults to `False`.
         data_dir: Path. Folder of the prepared datasets. Defaults to TFDS' folder.
         verbose: As in `keras.Model.predict`. Defaults to 0.
 

@@ -162,7 +162,10 @@ def test_signals_wait_for_a_checkpoint(number, tmp_path):
     assert signal.getsignal(number) is before
     assert (tmp_path / "00000-00000003.checkpoint.npz").exists()
     assert "zoo.callbacks" not in type(model.train_function).__module__
-    resumed = small("sgd")
+    other, resumed = small("sgd"), small("sgd")
+    other.compile("sgd", "mse", metrics=["mae"])
+    with pytest.raises(ValueError, match=r"metrics of the interrupted.*absolute"):
+        other.fit(data, callbacks=[ExactResume(tmp_path, data=data)], **settings)
     resumed.fit(data, callbacks=[ExactResume(tmp_path, data=data)], **settings)
     assert int(resumed.optimizer.iterations) == 6
 

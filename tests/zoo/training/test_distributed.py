@@ -93,16 +93,12 @@ def test_lost_workers_end_the_others_and_nothing_is_lost(of_two, tmp_path):
     assert_runs_equal(of_two, folder)
 
 
-def join(index, *addresses):
-    """Starts a worker that only joins its cluster."""
-    program = "import zoo; zoo.distributed.strategy(timeout=1)"
-    return start("-c", program, TF_CONFIG=tf_config(index, worker=addresses))
-
-
 @pytest.mark.parametrize("index", [0, 1])
 def test_the_other_worker_is_missing(index):
     """By itself, TensorFlow would wait for an hour, or without end."""
-    worker = join(index, *(f"localhost:{port}" for port in free_ports(2)))
+    addresses = [f"localhost:{port}" for port in free_ports(2)]
+    program = "import zoo; zoo.distributed.strategy(timeout=1)"
+    worker = start("-c", program, TF_CONFIG=tf_config(index, worker=addresses))
     _, errors = worker.communicate(timeout=300)
     assert worker.returncode == 1
     assert "TimeoutError: Not all workers of TF_CONFIG have connected" in errors
