@@ -86,13 +86,13 @@ def name_image(images: Any, index: int) -> str:
 
 
 def warn_if_scaled(images: Any) -> None:
-    """Warns if pixels are not raw: some below 0, or their maximum in (0, 1]."""
+    """Warns if pixels are not raw: outside [0, 255], or their maximum in (0, 1]."""
     pixels = np.asarray(images)
     if not pixels.size or pixels.dtype.kind not in "biuf":
         return
     low, high = float(pixels.min()), float(pixels.max())
     is_dark = pixels.dtype.kind in "iu" and len(pixels) == 1  # One dark image.
-    if low < 0 or (0 < high <= 1 and not is_dark):
+    if low < 0 or high >= 256 or (0 < high <= 1 and not is_dark):
         warnings.warn(
             f"The pixels lie in [{low:.3g}, {high:.3g}], but the model takes raw "
             "pixels in [0, 255]. Pass them unscaled, or ignore this warning if your "

@@ -106,7 +106,7 @@ class ExactResume(keras.callbacks.Callback):
                     "Received: append=False."
                 )
         self.directory = os.path.expanduser(directory)
-        if "://" in str(self.directory):
+        if "://" in str(self.directory) or os.path.isfile(self.directory):
             raise ValueError(
                 "`directory` must be a local folder. "
                 f"Received: directory={self.directory!r}."
@@ -348,7 +348,11 @@ class ExactResume(keras.callbacks.Callback):
 
     def _build_metrics(self, batch: Any) -> None:
         """Builds the metrics, which TensorFlow does when it traces the train step."""
-        self._model._symbolic_build(data_batch=batch)
+        model, saved = self._model, self._resumed["metrics"]["values"]
+        # A train step of the user may ignore the loss and take other batches.
+        is_own = type(model).train_step is not keras.Model.train_step
+        if not is_own or len(model.metrics_variables) != len(saved):
+            model._symbolic_build(data_batch=batch)
 
     def _save(self) -> None:
         model = self.model  # The property copies JAX's state back to the model.

@@ -13,6 +13,7 @@ def test_lesson(lesson, tmp_path, monkeypatch):
     """It needs no display, no prepared dataset, and writes no file."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "1")  # Lesson 4 would leave it set.
     load_script(lesson)
     plt.close("all")
     assert not list(tmp_path.iterdir())

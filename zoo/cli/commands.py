@@ -18,6 +18,7 @@ import zoo
 from zoo.cli import arguments, terminal
 from zoo.cli.arguments import FILE, FOLDER, Data, DataDir, Json, Target
 from zoo.errors import suggest
+from zoo.files import expand
 
 if TYPE_CHECKING:
     import keras
@@ -257,11 +258,12 @@ def predict(
             terminal.complain(f"Files of other types in {path}: {others}.", "note")
     if not files:
         raise typer.Exit(1)
+    if show and expand(show).resolve() in {file.resolve() for file in files}:
+        raise typer.BadParameter(f"--show would replace an image. Received: {show}.")
     model = open_target(weights)
     from zoo.models.labels import find_data  # imports Keras
 
     labels, form = find_data(model)
-    # If nothing is known about a model, image files are only resized.
     as_is = as_is or (labels is None and form is None)
     pixels = {}
     for file in files:
@@ -273,7 +275,7 @@ def predict(
     rows = []
     if pixels:
         probabilities = classify(model, np.stack([*pixels.values()]))
-        names = labels or number_classes(probabilities)
+        names = labels or number_classes(probabilities, form)
         decoded = zoo.decode_predictions(probabilities, names, top)
         for file, (best, *rest) in zip(pixels, decoded, strict=True):
             row = {"file": str(file), "label": best[0], "probability": best[1]}
@@ -378,10 +380,11 @@ def classify(model: "keras.Model", images: Any) -> Any:
     return np.exp(outputs - np.logaddexp.reduce(outputs, -1, keepdims=True))
 
 
-def number_classes(probabilities: Any) -> tuple[str, ...]:
+def number_classes(probabilities: Any, form: str | None) -> tuple[str, ...]:
     """Returns the numbers of the classes in place of labels, with a warning."""
-    message = "The model does not know the labels of its classes: they are shown as"
-    terminal.complain(f"{message} '0', '1', ...", "warning")
+    message = "The model does not know the labels of its classes"
+    message += "" if form else ", nor the form of its images, which are only resized"
+    terminal.complain(f"{message}. Labels are shown as '0', '1', ...", "warning")
     return tuple(map(str, range(probabilities.shape[-1])))
 
 

@@ -69,9 +69,7 @@ def load_examples(
         info = dataset_info(data)
         images, labels = load_dataset(data, split, as_="numpy", data_dir=data_dir)
         return LabeledImages(images, labels, info.classes, info.normalization)
-    is_split = split == ALL or set(split.split("+")) <= SPLITS.keys()
-    expected = f"one of {[*SPLITS]}, or several joined by '+'"
-    check_argument(is_split, "split", split, expected)
+    _check_split(split)
     if path is not None and path.is_dir():
         examples = _read_folder(path, split, shape, form)
     elif path is not None:
@@ -116,6 +114,12 @@ def load_training_data(
             validation = load_examples(data, "validation", **options)
     if validation is None:
         return examples, None
+    names, highest = validation.categories, examples.labels.max()
+    if names and not examples.categories and len(names) <= highest:
+        raise ValueError(
+            "The classes of the validation data cannot be matched with labels up to "
+            f"{highest}. Pass arrays, too. Received: validation data with {names}."
+        )
     return examples, (validation.images, validation.labels_in(examples.categories))
 
 
@@ -132,7 +136,14 @@ def has_splits(data: Data) -> bool:
 
 def choose_split(data: Data, split: str) -> str:
     """Returns a split, or `ALL` for data without splits."""
+    _check_split(split)
     return split if has_splits(data) else ALL
+
+
+def _check_split(split: str) -> None:
+    is_split = split == ALL or set(split.split("+")) <= SPLITS.keys()
+    expected = f"one of {[*SPLITS]}, or several joined by '+'"
+    check_argument(is_split, "split", split, expected)
 
 
 def find_path(data: Data) -> Path | None:
@@ -184,16 +195,30 @@ def check_examples(examples: Any) -> ArrayPair:
             f"integer labels from 0. Received: images of shape {images.shape}, "
             f"{labels.dtype} labels of shape {np.shape(examples[1])}."
         )
+    kind = images.dtype.kind
+    if kind not in "biufV" or (kind in "fV" and not np.isfinite(images).all()):
+        raise ValueError(  # V: bfloat16.
+            "Images must be finite real numbers. Received: "
+            f"{images.dtype} images{', some NaN or infinite' * (kind in 'fV')}."
+        )
     return images, labels
 
 
 def _find_names(data: Any) -> Sequence[str]:
     """Returns the names that `image_dataset_from_directory` gives to classes."""
-    while data is not None and not hasattr(data, "class_names"):
-        if hasattr(data, "_map_func") and not _keeps_labels(data):
-            return ()
-        data = getattr(data, "_input_dataset", None)  # before `map`, `prefetch`...
-    return getattr(data, "class_names", ())
+    if hasattr(data, "class_names") or not hasattr(data, "element_spec"):
+        return getattr(data, "class_names", None) or ()
+    is_zip = hasattr(data, "_datasets")
+    if is_zip or (hasattr(data, "_map_func") and not _keeps_labels(data)):
+        return ()
+    # The datasets before `map`, `prefetch`, `concatenate`...
+    found = {tuple(_find_names(dataset)) for dataset in data._inputs()}
+    if len(found - {()}) > 1:
+        raise ValueError(
+            "The parts of a dataset must have the same classes. "
+            f"Received: {sorted(found)}."
+        )
+    return found.pop() if len(found) == 1 else ()
 
 
 def _keeps_labels(data: Any) -> bool:
@@ -222,8 +247,9 @@ def _collect(data: Any) -> tuple[np.ndarray, ...]:
     batches: list[Any] = []
     if hasattr(data, "as_numpy_iterator") and data.cardinality() != -1:  # -1: endless
         spec = data.element_spec
-        is_single = isinstance(spec, tuple) and spec[-1].shape.rank == 0
-        if is_single and hasattr(spec[0], "shape") and spec[0].shape.is_fully_defined():
+        parts = spec if isinstance(spec, tuple) else [spec]
+        first, last = (getattr(x, "shape", None) for x in (parts[0], parts[-1]))
+        if first and last is not None and last.rank == 0 and first.is_fully_defined():
             data = data.batch(1024)
         batches = list(data.as_numpy_iterator())
     elif count := getattr(data, "num_batches", None):
@@ -296,10 +322,10 @@ def _read_npz(path: Path, split: str) -> LabeledImages:
         if not splits and split != "validation" and {"x", "y"} <= set(file.files):
             found = [("x", "y")]
         parts = [(file[x], file[y]) for x, y in found]
-        names = file["categories"].astype(str) if "categories" in file else ()
+        names = file["categories"].ravel().astype(str) if "categories" in file else ()
     if not parts:
         raise MissingSplitError(
-            f"The file needs the arrays x_{split} and y_{split}, or x and y. "
+            f"The file needs the arrays x_{split} and y_{split}, or only x and y. "
             f"Received: data={str(path)!r} with {sorted(file.files)}."
         )
     pair = check_examples([*map(np.concatenate, zip(*parts, strict=True))])

@@ -1,5 +1,7 @@
 """Inspection of models: feature maps, predicted labels, and operations."""
 
+import contextlib
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -27,7 +29,8 @@ def features(model: keras.Model, layers: Sequence[str] | None = None) -> keras.M
 
     Args:
         model: Functional or Sequential `keras.Model` that has been built.
-        layers: Sequence of strings. Names of layers. Defaults to all but the inputs.
+        layers: Sequence of strings. Names of layers, each called once. Defaults to all
+            but the inputs.
 
     Returns:
         A `keras.Model` that shares the layers, and so the weights, with `model`. Its
@@ -119,11 +122,15 @@ def decode_predictions(
     check_argument(is_size(top), "top", top, "a positive integer")
     if keras.ops.is_tensor(probabilities):
         probabilities = keras.ops.convert_to_numpy(probabilities)
-    probabilities, classes = np.asarray(probabilities, "float64"), len(names)
-    if probabilities.ndim != 2 or probabilities.shape[1] != classes:
+    classes, shape = len(names), ()
+    with contextlib.suppress(TypeError, ValueError):
+        probabilities = np.asarray(probabilities, "float64")
+        shape = probabilities.shape
+    if len(shape) != 2 or shape[1] != classes:
         raise ValueError(
             f"`probabilities` must have shape (n, {classes}) for {classes} labels. "
-            f"Received: probabilities of shape={probabilities.shape}."
+            f"Received: probabilities of type {type(probabilities).__name__} and "
+            f"shape={shape}."
         )
     if np.isnan(probabilities).any():
         raise ValueError(
@@ -193,12 +200,17 @@ def _count(layer: Any, inputs: tuple[Any, ...], outputs: tuple[Any, ...]) -> int
 def count_classes(
     model: keras.Model, image_shape: tuple[Any, ...], largest: int = 0
 ) -> int:
-    """Returns the number of classes; `largest` is the largest label of the data."""
+    """Returns the number of classes, if images and labels up to `largest` fit."""
     shape = getattr(model, "output_shape", None)
     if shape is None:  # of a subclass of `keras.Model`
         outputs = model.compute_output_spec(keras.KerasTensor((None, *image_shape)))
         shapes = [x.shape for x in keras.tree.flatten(outputs)]
         shape = shapes[0] if len(shapes) == 1 else shapes
+    elif not _fits(image_shape, model.input_shape):
+        raise ValueError(
+            f"The model {model.name!r} takes images of shape {model.input_shape[1:]}. "
+            f"Received: images of shape {image_shape}."
+        )
     if not isinstance(shape, tuple) or len(shape) != 2:
         raise ValueError(
             "A classifier must return one array of shape (n, classes). Received: "
@@ -217,10 +229,19 @@ def count_classes(
     return int(shape[-1])
 
 
+def _fits(shape: tuple[Any, ...], expected: Any) -> bool:
+    """Returns `False` if images of a shape do not fit a model of one input."""
+    if not isinstance(expected, tuple):  # of several inputs
+        return True
+    # Keras adds or removes a last axis of 1.
+    sizes = itertools.zip_longest(expected[1:], shape, fillvalue=1)
+    return all(size in (None, given) for size, given in sizes)
+
+
 def takes_raw_pixels(model: keras.Model) -> bool:
     """Returns `True` if a model scales its pixels itself."""
     scaling = [x for x in model._flatten_layers() if isinstance(x, layers.Rescaling)]
-    return any(np.max(layer.scale) < 0.1 for layer in scaling)
+    return any(0.001 < np.max(layer.scale) < 0.1 for layer in scaling)
 
 
 def returns_logits(model: keras.Model, given: bool | None = None) -> bool:

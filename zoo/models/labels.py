@@ -56,7 +56,7 @@ def find_data(model: keras.Model) -> tuple[tuple[str, ...] | None, str | None]:
     published ones. A mere wrapper has those of the model inside it.
     """
     categories = getattr(model, "categories", None)
-    categories = tuple(categories) if categories is not None else ()
+    categories = tuple(categories) if isinstance(categories, Iterable) else ()
     normalization = getattr(model, "normalization", None)
     if isinstance(normalization, keras.Layer):  # of a subclass of Model
         normalization = None
@@ -65,8 +65,10 @@ def find_data(model: keras.Model) -> tuple[tuple[str, ...] | None, str | None]:
     graph = getattr(model, "_functional", None) or model
     operations = getattr(graph, "operations", model.layers)
     operations = [x for x in operations if not isinstance(x, keras.layers.InputLayer)]
-    if len(operations) == 1 and isinstance(operations[0], keras.Model):
-        return find_data(operations[0])
+    if operations and isinstance(operations[0], keras.Model):
+        names, form = find_data(operations[0])
+        if form or not operations[1:]:
+            return None if operations[1:] else names, form
     if card := card_of(model):
         # Other operations at the ends change what the model takes or returns.
         is_raw = isinstance(operations[0], keras.layers.Rescaling)

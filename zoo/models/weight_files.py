@@ -66,8 +66,9 @@ def read_data(config: dict[str, Any]) -> tuple[Sequence[str] | None, str | None]
     described = config.get("build_config") or {}
     layers = config.get("config", {}).get("layers", [])
     layers = [layer for layer in layers if layer["class_name"] != "InputLayer"]
-    if "categories" not in described and len(layers) == 1:
-        return read_data(layers[0])
+    if "categories" not in described and layers:
+        names, form = read_data(layers[0])
+        return None if layers[1:] else names, form
     return described.get("categories"), described.get("normalization")
 
 

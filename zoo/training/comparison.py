@@ -6,7 +6,7 @@ import math
 import os
 import statistics
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ from zoo.data.examples import ALL, Data, choose_split, has_splits, load_examples
 from zoo.display import Table
 from zoo.errors import check_argument
 from zoo.files import PathLike
-from zoo.models.inspection import count_flops
+from zoo.models.inspection import count_classes, count_flops
+from zoo.models.labels import find_data
 from zoo.models.registry import list_models
-from zoo.training.evaluation import evaluate
+from zoo.training.evaluation import evaluate, image_shape
 from zoo.training.measures import check_distortable
 from zoo.training.opening import has_seen, load_model
 from zoo.training.recipes import Recipe, load_recipe
@@ -73,8 +74,10 @@ def compare(
     >>> [row["model"] for row in table]
     ['shallow_mlp', 'lenet5']
     """
-    is_list = len(models) > 0 and not isinstance(models, str)
-    check_argument(is_list, "models", models, "a list of at least one model")
+    kinds = str | os.PathLike | Report | keras.Model
+    is_list = isinstance(models, Collection) and not isinstance(models, str)
+    is_valid = is_list and all(isinstance(entry, kinds) for entry in models) and models
+    check_argument(is_valid, "models", models, "a list of at least one model")
     if validation_data is None and not has_splits(data):
         raise ValueError(
             "There are no images to evaluate on: pass `validation_data`, or data that "
@@ -97,6 +100,7 @@ def compare(
     if detailed:
         check_distortable(examples.images)
     opened = {str(entry): load_model(entry) for entry in trained}
+    _check_classes([*opened.values()], others, examples)
     runs = [e.output_dir for e in models if isinstance(e, Report) and e.output_dir]
     seen = [str(e) for e in trained + runs if has_seen(e, tested_data, split)]
     is_same = tested_data is data or locate(tested_data) == locate(data) is not None
@@ -118,6 +122,16 @@ def compare(
         scores = evaluate(model, tested_data, **tested)
         rows.append({"model": name, **_row(model, verdict, scores)})
     return rows
+
+
+def _check_classes(opened: list[Any], others: list[Any], examples: Any) -> None:
+    """Raises an error if `zoo.evaluate` would raise one about classes."""
+    for model in [*opened, *others]:
+        if getattr(model, "output_shape", None):  # Not of names and subclasses.
+            # Training gives a model the labels of the data.
+            known = find_data(model)[0] if model in opened else None
+            largest = examples.labels_in(known).max()
+            count_classes(model, image_shape(model), largest)
 
 
 def _train(

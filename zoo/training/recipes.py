@@ -113,8 +113,9 @@ class Recipe:
         ):
             check_argument(is_valid, field, getattr(self, field), expected)
         distortions = inspect.getfullargspec(distort).kwonlyargs
-        for name in self.augmentation:
+        for name, value in self.augmentation.items():
             _check_name("augmentation", name, distortions)
+            _check_amount(name, value)
 
     @property
     def id(self) -> str:
@@ -242,6 +243,17 @@ def _check_name(kind: str, name: str, known: list[str]) -> None:
         raise ValueError(
             f"Unknown `{kind}` in a recipe. {suggest(name, known)} Received: {name!r}."
         )
+
+
+def _check_amount(name: str, value: Any) -> None:
+    is_valid, expected = _is_number(value), "a number"
+    if name == "flip":
+        is_valid, expected = isinstance(value, bool), "a boolean"
+    elif name == "erase":
+        is_valid, expected = is_valid and 0 <= value <= 1, "a number from 0 to 1"
+    elif name == "elastic_sigma":
+        is_valid, expected = is_valid and value > 0, "a positive number"
+    check_argument(is_valid, f"augmentation.{name}", value, expected)
 
 
 def _is_part(value: Any) -> bool:

@@ -97,7 +97,8 @@ def train(
 
     Args:
         model: String or Keras model. Name of a model, built with the arguments of the
-            recipe; or a functional or Sequential classifier, trained in place. The
+            recipe; or a functional or Sequential classifier, trained in place with
+            the optimizer of the recipe, whatever it was compiled with. The
             workers in `TF_CONFIG` train a model together if it is given by name or was
             built under the scope of `zoo.distributed.strategy()`.
         data: Any of these, which are held in memory:
@@ -142,7 +143,8 @@ def train(
     Raises:
         ValueError: If an argument or the recipe is wrong, the recipe is for another
             model, or the checkpoint belongs to another run.
-        FileExistsError: If there is a checkpoint and `resume` is false.
+        FileExistsError: If there is a checkpoint and `resume` is false, or the folder
+            holds other files that the run would replace.
 
     Example:
 
@@ -150,7 +152,7 @@ def train(
     >>> sorted(report.history)
     ['accuracy', 'loss', 'val_accuracy', 'val_loss']
     """
-    folder = run_folder.check_output_dir(output_dir, resume)
+    folder = run_folder.check_output_dir(output_dir, resume, bool(gradient_norms))
     scope = _strategy_scope(model)
     given = {"seed": seed, "epochs": epochs, "batch_size": batch_size}
     completed = _complete_recipe(recipe, model, data, given)
@@ -183,7 +185,7 @@ def train(
             description={**description, "data": checksums(examples, validation)},
         )
         if folder and not checkpoint.has_checkpoint():
-            run_folder.start_folder(folder, model, description, data, examples)
+            run_folder.start(folder, model, description, data, examples, recorder)
         hooks.append(checkpoint)
     started = time.perf_counter()
     with run_folder.completing_files(hooks):
@@ -281,8 +283,8 @@ def _build(
         model.build((None, *shape))
     if takes_raw_pixels(model) or recipe.teacher:
         warn_if_scaled(examples.images)
-    largest = max(y.max() for y in (examples.labels, *(validation or ())[1:]))
-    outputs = count_classes(model, shape, largest)
+    for images, y in filter(None, (validation, examples[:2])):
+        outputs = count_classes(model, images.shape[1:], y.max())
     if labels and len(labels) == outputs:
         describe_data(model, labels, examples.normalization)
     elif labels:
@@ -303,14 +305,16 @@ def _make_callbacks(
     gradient_norms: bool,
 ) -> tuple[GradientNorms | None, list[keras.callbacks.Callback]]:
     """Returns the recorder of gradient norms, or `None`, and all callbacks."""
-    restores = [getattr(c, "restore_best_weights", False) for c in callbacks]
+    is_one = isinstance(callbacks, keras.callbacks.Callback)  # As `fit` accepts it.
+    hooks: list[Any] = [callbacks] if is_one else list(callbacks)
+    restores = [getattr(hook, "restore_best_weights", False) for hook in hooks]
     if recipe.has_averages and any(restores):
         raise ValueError(
             "`EarlyStopping` would replace the averaged weights at the end of the run. "
             "Pass `restore_best_weights=False`, or a recipe without averages. "
             "Received: restore_best_weights=True."
         )
-    hooks, recorder = list(callbacks), None
+    recorder = None
     if gradient_norms:
         recorder = GradientNorms(csv=folder / "gradient_norms.csv" if folder else None)
         hooks.append(recorder)

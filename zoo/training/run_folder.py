@@ -18,11 +18,15 @@ from zoo.callbacks import ExactResume, GradientNorms
 from zoo.callbacks.resume.replicas import gather
 from zoo.data.examples import Data, LabeledImages, dataset_name, locate
 from zoo.files import PathLike, atomic_write, expand
-from zoo.training.opening import TRAINED
+from zoo.training.opening import TRAINED, read_run
 from zoo.training.recipes import Recipe
 
+LOGS = ("log.csv", "gradient_norms.csv")
 
-def check_output_dir(path: PathLike | None, resume: bool) -> pathlib.Path | None:
+
+def check_output_dir(
+    path: PathLike | None, resume: bool, norms: bool
+) -> pathlib.Path | None:
     """Raises an error if a run cannot start, or cannot be resumed, in a folder."""
     if path is None:
         if resume:
@@ -43,6 +47,22 @@ def check_output_dir(path: PathLike | None, resume: bool) -> pathlib.Path | None
             "Choose another `output_dir` (on the command line --output), or remove "
             f"the folder. Received: output_dir={folder}."
         )
+    run: dict[str, Any] = {}
+    with contextlib.suppress(ValueError):  # A file that is not of a run, or cut off.
+        run = read_run(folder)
+    is_unfinished = has_checkpoint and not has_model
+    if is_unfinished and run.get("gradient_norms", norms) != norms:
+        raise ValueError(
+            "Resume the run with the `gradient_norms` with which it began (on the "
+            f"command line --gradient-norms). Received: gradient_norms={norms}."
+        )
+    files = [name for name in ("run.json", *LOGS) if (folder / name).exists()]
+    if files and not has_checkpoint and "recipe" not in run:
+        raise FileExistsError(
+            "The folder holds files that the run would replace. Choose another "
+            "`output_dir` (on the command line --output), or move them. Received: "
+            f"output_dir={folder} with {', '.join(files)}."
+        )
     return folder
 
 
@@ -56,16 +76,17 @@ def describe(
     return {"recipe": fields, "split": split}
 
 
-def start_folder(
+def start(
     folder: pathlib.Path,
     model: keras.Model,
     description: dict[str, Any],
     data: Data,
     examples: LabeledImages,
+    recorder: GradientNorms | None,
 ) -> None:
     """Writes `run.json`, and removes the logs of a run that left no checkpoint."""
     keras.saving.serialize_keras_object(model)  # Its errors come before training.
-    for name in ("log.csv", "gradient_norms.csv"):
+    for name in LOGS:
         (folder / name).unlink(missing_ok=True)
     backend = keras.backend.backend()
     versions = {"python": platform.python_version(), "keras": keras.__version__}
@@ -77,8 +98,10 @@ def start_folder(
         "normalization": examples.normalization,
     }
     about_run = {"data": about, "versions": versions, "machine": _machine()}
-    text = json.dumps({**description, **about_run}, indent=2)
-    (folder / "run.json").write_text(text + "\n", "utf-8")
+    norms = {"gradient_norms": recorder is not None}
+    text = json.dumps({**description, **norms, **about_run}, indent=2)
+    with atomic_write(folder / "run.json") as unfinished:
+        unfinished.write_text(text + "\n", "utf-8")
 
 
 def _machine() -> dict[str, Any]:

@@ -251,6 +251,9 @@ def test_wrong_arguments(tmp_path):
             ExactResume(tmp_path, save_freq=save_freq)
     with pytest.raises(ValueError, match=r"local folder\. .*directory='gs://x'"):
         ExactResume("gs://x")
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"local folder\. .*directory='.*file'"):
+        ExactResume(tmp_path / "file")
     log = keras.callbacks.CSVLogger(tmp_path / "log.csv")
     with pytest.raises(ValueError, match="must be created with `append=True`"):
         ExactResume(tmp_path, callbacks=[log])

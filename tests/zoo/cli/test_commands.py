@@ -76,6 +76,7 @@ def test_info_describes_a_file_and_predict_numbers_its_classes(run, digits, tmp_
     code, output, errors = run(*words, "--weights", "mine.keras")
     assert (code, errors.count("\n")) == (0, 1)
     assert errors.startswith("warning: The model does not know the labels")
+    assert "nor the form of its images" in errors
     [answer] = json.loads(output)  # of a model that returns logits
     assert answer["label"] in ("0", "1")
     assert answer["probability"] + sum(answer["runner_up"].values()) == pytest.approx(1)
@@ -277,6 +278,8 @@ def test_predict_reads_digits_as_people_draw_them(run, digits, tmp_path):
     code, output, errors = run(*words, "--show", "seen.png")
     assert (code, errors) == (0, "note: Files of other types in scans: 1.\n")
     answers = json.loads(output)
+    _, _, errors = run(*words, "--show", "scans/1.jpg")
+    assert "would replace an image. Received: scans/1.jpg" in errors
     files = [pathlib.Path(answer["file"]).stem for answer in answers]
     assert sorted(files) == [*"0123456789"]
     right = [a["label"] == file for a, file in zip(answers, files, strict=True)]

@@ -120,6 +120,14 @@ def test_names_of_a_dataset_outlive_its_transformations(tmp_path):
     ):
         examples = load_examples(dataset.map(change).prefetch(1), "train")
         assert examples.categories == names
+    twice = dataset.concatenate(dataset.skip(1))
+    assert load_examples(twice, "train").categories == NAMES
+    other = dataset.map(lambda x, y: (x, y))
+    other.class_names = ["x", "y", "z"]
+    both = tf.data.Dataset.zip((dataset, other)).map(lambda pair, _: pair)
+    assert load_examples(both, "train").categories is None
+    with pytest.raises(ValueError, match=r"same classes\. Received: .*'x', 'y', 'z'"):
+        load_examples(dataset.concatenate(other), "train")
 
 
 def test_known_labels_keep_their_places(tmp_path):
@@ -214,8 +222,11 @@ def test_endless_and_unknown_data_are_refused():
     dicts = zoo.load_dataset("digits-sample").map(lambda x, y: {"image": x, "label": y})
     alone = zoo.load_dataset("digits-sample").map(lambda x, y: x)
     named = zoo.load_dataset("digits-sample").map(lambda x, y: ({"image": x}, y))
+    of_dicts = zoo.load_dataset("digits-sample").map(lambda x, y: (x, {"label": y}))
     pairs = (IMAGES, LABELS), (IMAGES[:2], LABELS[:2])
-    for data in (endless, dicts, alone, named, pairs, 7, None, [1, 2, 3], (IMAGES,)):
+    numbers = [(np.full(IMAGES.shape, x), LABELS) for x in (np.nan, np.inf, 1j, "1")]
+    data_sets = endless, dicts, alone, named, of_dicts, pairs, 7, None, [1, 2, 3]
+    for data in (*data_sets, (IMAGES,), *numbers):
         with pytest.raises(ValueError, match="Received: "):
             load_examples(data, "train")
 

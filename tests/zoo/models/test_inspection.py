@@ -60,6 +60,8 @@ def test_decode_predictions():
     assert decoded == zoo.decode_predictions(probabilities, labels, top=2)
     with pytest.raises(ValueError, match=r"shape \(n, 10\).*Received: .*\(10,\)"):
         zoo.decode_predictions(probabilities[0], card)
+    with pytest.raises(ValueError, match=r"shape \(n, 10\).*Received: .* type dict"):
+        zoo.decode_predictions({"probabilities": probabilities}, card)
     with pytest.raises(ValueError, match=r"Received: labels=None\."):
         zoo.decode_predictions(probabilities, zoo.LeNet5())
     array = np.array(card.categories)

@@ -115,7 +115,7 @@ def test_the_form_of_the_images_stays_where_it_holds():
     unscaled = zoo.LeNet5(weights="mnist", input_tensor=255 - image)
     assert find_data(unscaled) == (digits, None)
     assert find_data(keras.Model(base.input, base.output[:, ::-1])) == (None, "mnist")
-    assert find_data(keras.Model(image, base(image)[:, ::-1])) == (None, None)
+    assert find_data(keras.Model(image, base(image)[:, ::-1])) == (None, "mnist")
     own = zoo.LeNet5(classes=2)
     own.categories = np.array(["cat", "dog"])
     assert find_data(own) == (("cat", "dog"), None)

@@ -11,8 +11,10 @@ from zoo.training.comparison import _interval
 def test_models_are_trained_by_one_recipe_or_taken(tmp_path, monkeypatch):
     for name in ("SHIFTS", "ROTATIONS", "SCALES", "NOISES"):
         monkeypatch.setattr(measures, name, getattr(measures, name)[:1])
-    scaled = [keras.layers.Rescaling(1 / 255), keras.layers.Flatten()]
-    own = keras.Sequential([*scaled, keras.layers.Dense(10)], name="own")
+    layers = [keras.Input((28, 28, 1)), keras.layers.Rescaling(1 / 255)]
+    layers += [keras.layers.Flatten(), keras.layers.Dense(10)]
+    own = keras.Sequential(layers, name="own")
+    own.categories = tuple("abcdefghij")  # Training gives it those of the data.
     recipe = zoo.Recipe("shallow_mlp", "mnist", arguments={"hidden_units": 8})
     fit = {"epochs": 1, "verbose": 0}
     folder = {"output_dir": tmp_path}
@@ -42,8 +44,9 @@ def test_what_cannot_be_compared_is_said_before_training(tmp_path):
         zoo.compare(["lenet5"], (images, labels))
     with pytest.raises(ValueError, match="`models` must be a list"):
         zoo.compare("lenet5", "digits-sample")
-    with pytest.raises(ValueError, match="a list of at least one model"):
-        zoo.compare([], "digits-sample")
+    for models in ([], zoo.LeNet5(), [7]):
+        with pytest.raises(ValueError, match="a list of at least one model"):
+            zoo.compare(models, "digits-sample")
     for models, split in ((["lenet5", "lenet"], "train"), (["lenet5"], "test")):
         with pytest.raises(ValueError, match=r"Did you mean 'lenet5'\?|split='test'"):
             zoo.compare(models, "digits-sample", split=split, output_dir=tmp_path)
@@ -54,6 +57,8 @@ def test_what_cannot_be_compared_is_said_before_training(tmp_path):
     with pytest.raises(ValueError, match=r"`detailed` distorts .* up to 1"):
         zoo.compare(["lenet5"], "digits-sample", detailed=True, **scaled)
     assert not any(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="has 3 classes"):
+        zoo.compare(["lenet5", zoo.ShallowMLP(classes=3)], "digits-sample")
     inputs = keras.Input((28, 28, 1))
     x = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(inputs))
     x = keras.layers.EinsumDense("ab,bc->ac", 10)(x)

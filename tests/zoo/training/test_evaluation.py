@@ -29,8 +29,9 @@ def test_evaluate_agrees_with_keras(activation, examples):
 
 def test_scaled_pixels_give_a_warning(examples):
     scaled = examples[0] / 255, examples[1]
-    with pytest.warns(UserWarning, match=r"lie in \[0, 1\], but the model takes raw"):
-        zoo.evaluate(zoo.ShallowMLP(8), scaled)
+    for factor, high in ((1, "1"), (65535, r"6\.55e\+04")):
+        with pytest.warns(UserWarning, match=rf"lie in \[0, {high}\], but the model t"):
+            zoo.evaluate(zoo.ShallowMLP(8), (scaled[0] * factor, scaled[1]))
     with pytest.warns(UserWarning, match="Pass them unscaled"):
         zoo.train("shallow_mlp", scaled, epochs=1, batch_size=500, verbose=0)
     unscaled = zoo.ShallowMLP(8, include_preprocessing=False)
@@ -99,6 +100,7 @@ def test_a_model_without_labels_takes_no_part_of_the_classes(tmp_path):
         ((6, 28, 28, 1), np.zeros(6), r"float64 labels of shape \(6,\)"),
         ((0, 28, 28, 1), np.zeros(0, int), r"images of shape \(0, 28, 28, 1\)"),
         ((6, 28, 28, 1), np.arange(-1, 5), r"integer labels from 0"),
+        ((6, 14, 56, 1), np.zeros(6, int), r"\(28, 28, 1\).*Received: .*\(14, 56, 1\)"),
     ],
 )
 def test_other_data_are_refused(shape, labels, message):

@@ -64,10 +64,15 @@ def test_a_bad_recipe_names_the_file_and_the_mistake(text, message, tmp_path):
         ("ema_momentum", -0.1, "from 0 to less than 1"),
         ("augmentation", {"rotate": 1}, "Did you mean 'rotation'.*: 'rotate'"),
         ("augmentation", {"images": 1}, "Available: 'rotation'.*: 'images'"),
+        ("augmentation", {"rotation": "ten"}, "be a number.*rotation='ten'"),
+        ("augmentation", {"shift": float("nan")}, "be a number.*shift=nan"),
+        ("augmentation", {"flip": "no"}, "be a boolean.*flip='no'"),
+        ("augmentation", {"erase": 2}, "be a number from 0 to 1.*erase=2"),
+        ("augmentation", {"elastic_sigma": 0}, "be a positive number.*sigma=0"),
     ],
 )
 def test_fields_of_other_types_or_out_of_range(field, value, message):
-    with pytest.raises(ValueError, match=f"`{field}` .*{message}"):
+    with pytest.raises(ValueError, match=rf"`{field}[.\w]*` .*{message}"):
         dataclasses.replace(RECIPE, **{field: value})
 
 

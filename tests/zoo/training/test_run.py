@@ -96,9 +96,11 @@ def recorded(folder, column):
 def test_a_resumed_run_equals_an_undisturbed_one(undisturbed, tmp_path):
     settings = {"save_freq": 7, "gradient_norms": True}
     expected, folder = undisturbed, tmp_path / "run"
-    with pytest.raises(KeyboardInterrupt):
-        train(output_dir=folder, callbacks=[Crash()], **settings)
+    with pytest.raises(KeyboardInterrupt):  # `fit` takes a single callback, too.
+        train(output_dir=folder, callbacks=Crash(), **settings)
     assert not (folder / "trained.keras").exists()
+    with pytest.raises(ValueError, match=r"Received: gradient_norms=False\."):
+        train(output_dir=folder, resume=True)
     assert recorded(folder, "step") == list(range(60))
     with (folder / "log.csv").open("a", newline="") as file:
         # An epoch after the checkpoint, and a line cut off when the process was killed.
@@ -126,6 +128,14 @@ def test_a_run_without_a_checkpoint_starts_again(tmp_path):
     train(output_dir=tmp_path, epochs=1, gradient_norms=True)
     assert recorded(tmp_path, "step") == list(range(40))
     assert len(read_log(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("name", ["run.json", "log.csv", "gradient_norms.csv"])
+def test_files_of_others_are_not_replaced(name, tmp_path):
+    (tmp_path / name).write_text("{}", "utf-8")
+    with pytest.raises(FileExistsError, match=f"would replace.*{name}"):
+        train(output_dir=tmp_path)
+    assert (tmp_path / name).read_text("utf-8") == "{}"
 
 
 def test_an_error_before_the_first_step_is_shown(tmp_path, monkeypatch):
@@ -230,13 +240,19 @@ def test_a_model_that_cannot_be_saved_is_not_trained(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
-def test_validation_data_replace_the_split():
+def test_validation_data_replace_the_split(tmp_path):
     images, labels = zoo.load_dataset("digits-sample", "validation", as_="numpy")
     report = train(epochs=1, validation_data=(images[:7], labels[:7]))
     accuracy = zoo.evaluate(report.model, (images[:7], labels[:7]))["accuracy"]
     assert report.history["val_accuracy"][0] == pytest.approx(accuracy)
     with pytest.raises(ValueError, match=r"has 10 classes\. .* label 10"):
         train(epochs=1, validation_data=(images[:7], labels[:7] * 0 + 10))
+    with pytest.raises(ValueError, match=r"\(28, 28, 1\).*Received: .*\(14, 28, 1\)"):
+        train(epochs=1, validation_data=(images[:7, :14], labels[:7]))
+    named = {"x": images, "y": labels % 2, "categories": ["7", "8"]}
+    np.savez(tmp_path / "two.npz", **named)
+    with pytest.raises(ValueError, match=r"labels up to 9.*data with \('7', '8'\)"):
+        zoo.train("lenet5", (images, labels), validation_data=tmp_path / "two.npz")
 
 
 @pytest.mark.parametrize(
