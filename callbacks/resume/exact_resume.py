@@ -350,8 +350,8 @@ class ExactResume(keras.callbacks.Callback):
         """Builds the metrics, which TensorFlow does when it traces the train step."""
         model, saved = self._model, self._resumed["metrics"]["values"]
         # A train step of the user may ignore the loss and take other batches.
-        is_own = type(model).train_step is not keras.Model.train_step
-        if not is_own or len(model.metrics_variables) != len(saved):
+        is_of_keras = type(model).train_step is keras.Model.train_step
+        if is_of_keras or len(model.metrics_variables) != len(saved):
             model._symbolic_build(data_batch=batch)
 
     def _save(self) -> None:

@@ -68,7 +68,7 @@ def find_data(model: keras.Model) -> tuple[tuple[str, ...] | None, str | None]:
     if operations and isinstance(operations[0], keras.Model):
         names, form = find_data(operations[0])
         if form or not operations[1:]:
-            return None if operations[1:] else names, form
+            return (None if operations[1:] else names), form
     if card := card_of(model):
         # Other operations at the ends change what the model takes or returns.
         is_raw = isinstance(operations[0], keras.layers.Rescaling)

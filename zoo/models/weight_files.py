@@ -68,7 +68,7 @@ def read_data(config: dict[str, Any]) -> tuple[Sequence[str] | None, str | None]
     layers = [layer for layer in layers if layer["class_name"] != "InputLayer"]
     if "categories" not in described and layers:
         names, form = read_data(layers[0])
-        return None if layers[1:] else names, form
+        return (None if layers[1:] else names), form
     return described.get("categories"), described.get("normalization")
 
 
